@@ -281,9 +281,8 @@ def _explain(error: ValidationError, path: Path) -> list[str]:
 def _known_keys(location: list[str]) -> set[str]:
     model: type[BaseModel] = Settings
     if location[0] == "providers":
-        model = {"tls": TlsConfig, "launch": LaunchConfig, "price": Price}.get(
-            location[2] if len(location) > 3 else "", ProviderConfig
-        )
+        tables: dict[str, type[BaseModel]] = {"tls": TlsConfig, "launch": LaunchConfig, "price": Price}
+        model = tables.get(location[2] if len(location) > 3 else "", ProviderConfig)
     elif location[0] == "routes":
         model = RouteConfig
     return set(model.model_fields)

@@ -64,6 +64,9 @@ class Usage:
         )
 
 
+NO_USAGE = Usage()
+
+
 @dataclass(slots=True)
 class Success:
     """HTTP 200 with a readable JSON object.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from batch.domain.outcome import Usage
+from batch.domain.outcome import NO_USAGE, Usage
 
 
 @dataclass(slots=True)
@@ -26,8 +26,8 @@ class LineResult:
     ok: bool
     output: bytes
     code: str | None = None
-    usage: Usage = Usage()
-    billed: Usage = Usage()
+    usage: Usage = NO_USAGE
+    billed: Usage = NO_USAGE
     cost_usd: float | None = None
     facts: tuple[str, ...] = ()
     slice_id: int = 0
