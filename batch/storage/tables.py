@@ -259,6 +259,9 @@ slices = sa.Table(
              sqlite_where=sa.text("state = 'ready'"), postgresql_where=sa.text("state = 'ready'")),
     sa.Index("ix_slices_leased", "lease_until",
              sqlite_where=sa.text("state = 'leased'"), postgresql_where=sa.text("state = 'leased'")),
+    sa.Index("ix_slices_waiting", "not_before",
+             sqlite_where=sa.text("state = 'ready' AND not_before IS NOT NULL"),
+             postgresql_where=sa.text("state = 'ready' AND not_before IS NOT NULL")),
     sqlite_autoincrement=True,
 )
 

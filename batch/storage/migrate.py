@@ -1,0 +1,59 @@
+"""Bringing a database to the newest schema.
+
+Owns: where the migrations lie (migrations/ in the repository, batch/_migrations in a wheel) and that
+only one of several starters runs them at a time.
+May not touch: rows. A migration does one thing and is marked `expand` or `contract`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from batch.storage.engine import Database
+
+_LOCK = 0x42_61_74_63_68  # "Batch": PostgreSQL's advisory lock of migrations
+
+
+def migrate(db: Database) -> None:
+    """Upgrade to the newest schema, in one transaction. Safe with several starters; a no-op when current."""
+    if not pending(db):
+        return
+    with db.write() as connection:  # BEGIN IMMEDIATE keeps other starters out on SQLite
+        if not db.is_sqlite:
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        command.upgrade(_config(connection), "head")
+
+
+def pending(db: Database) -> bool:
+    """True when migrate() would change something."""
+    with db.read() as connection:
+        current = set(MigrationContext.configure(connection).get_current_heads())
+    return current != set(ScriptDirectory.from_config(_config()).get_heads())
+
+
+def downgrade(db: Database, revision: str = "base") -> None:
+    """Go back to `revision`; "base" removes every table. For tests and for people who know why."""
+    with db.write() as connection:
+        if not db.is_sqlite:
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        command.downgrade(_config(connection), revision)
+
+
+def migrations_folder() -> Path:
+    """The folder with env.py and versions/: inside an installed wheel, else beside the package."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "_migrations"
+    return installed if installed.is_dir() else package.parent / "migrations"
+
+
+def _config(connection: sa.Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
