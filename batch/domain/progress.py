@@ -1,0 +1,110 @@
+"""What one line has behind it: the state that outlives a give-back, kept in `line_progress`.
+
+Owns: LineState (attempts by cause, waits, refusals) and Progress (that state beside the kept choices of
+completions.answering), to and from JSON. Reading is lenient: an older or damaged row starts anew
+rather than stopping a line. May not touch: decisions (domain.retry), storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class LineState:
+    """Counts of one line. `attempts` are spent from the line's budget, `content` from the content budget.
+
+    `causes` counts every failure by kind; `here` the same since the line came to its present provider.
+    `waits` counts waits in a row that spent nothing (rate limits, overload): only the back-off reads it.
+    `patience` counts refusals by overload while other lines of the lane succeeded. `refused_at` is when
+    the provider first refused this line with 403 or 404 (Unix seconds).
+    """
+
+    attempts: int = 0
+    content: int = 0
+    waits: int = 0
+    patience: int = 0
+    refused_at: float | None = None
+    failed_at: float | None = None
+    causes: Mapping[str, int] = field(default_factory=dict)
+    here: Mapping[str, int] = field(default_factory=dict)
+    last_error: str | None = None
+
+    @property
+    def calls_failed(self) -> int:
+        return sum(self.causes.values())
+
+    def after_hop(self) -> LineState:
+        """The state with which the next provider of the route starts: what was spent stays spent."""
+        return replace(self, here={}, waits=0, refused_at=None, patience=0)
+
+    def after_success(self) -> LineState:
+        """An answer came (perhaps one of several choices): waits in a row are over."""
+        return replace(self, waits=0, patience=0, refused_at=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Only what differs from a fresh line, so that rows stay small."""
+        full: dict[str, Any] = {
+            "attempts": self.attempts, "content": self.content, "waits": self.waits, "patience": self.patience,
+            "refused_at": self.refused_at, "failed_at": self.failed_at,
+            "causes": dict(self.causes), "here": dict(self.here), "last_error": self.last_error,
+        }
+        return {key: value for key, value in full.items() if value}
+
+    @classmethod
+    def from_json(cls, data: Any) -> LineState:
+        if not isinstance(data, dict):
+            return cls()
+        return cls(
+            attempts=_count(data.get("attempts")),
+            content=_count(data.get("content")),
+            waits=_count(data.get("waits")),
+            patience=_count(data.get("patience")),
+            refused_at=_seconds(data.get("refused_at")),
+            failed_at=_seconds(data.get("failed_at")),
+            causes=_counts(data.get("causes")),
+            here=_counts(data.get("here")),
+            last_error=data["last_error"] if isinstance(data.get("last_error"), str) else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One row of `line_progress`: the line's state and the snapshot of its answering (opaque here)."""
+
+    state: LineState = LineState()
+    answering: Mapping[str, Any] | None = None
+
+    @property
+    def is_fresh(self) -> bool:
+        """True when there is nothing to keep: no row is written."""
+        return self.state == LineState() and not self.answering
+
+    def to_json(self) -> dict[str, Any]:
+        data: dict[str, Any] = {"state": self.state.to_json()}
+        if self.answering:
+            data["answering"] = dict(self.answering)
+        return data
+
+    @classmethod
+    def from_json(cls, data: Any) -> Progress:
+        if not isinstance(data, dict):
+            return cls()
+        answering = data.get("answering")
+        return cls(LineState.from_json(data.get("state")), answering if isinstance(answering, dict) else None)
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _seconds(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _counts(value: Any) -> dict[str, int]:
+    if not isinstance(value, dict):
+        return {}
+    return {key: _count(count) for key, count in value.items() if isinstance(key, str) and _count(count)}
