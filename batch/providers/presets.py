@@ -1,0 +1,307 @@
+"""Presets: what is known of each provider before the first call, as data.
+
+Owns: the shape of a preset (presets/NAME.toml, one file per provider), loading and checking it.
+May not touch: settings, keys, the network. Adding a provider is adding a file; docs/providers.md shows how.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from batch.completions.cards import SchemaMode, Support
+from batch.domain.errors import InvalidConfiguration
+from batch.domain.limits import Charge
+
+PRESETS_DIR = Path(__file__).parent / "presets"
+
+# Body keys of a chat completion, and features that are not keys. A preset may name no other.
+BODY_KEYS = (
+    "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens",
+    "max_tokens", "metadata", "modalities", "n", "parallel_tool_calls", "prediction", "presence_penalty",
+    "prompt_cache_key", "reasoning_effort", "response_format", "safety_identifier", "seed", "service_tier",
+    "stop", "store", "stream", "stream_options", "temperature", "tool_choice", "tools", "top_logprobs",
+    "top_p", "user", "verbosity", "web_search_options",
+)  # fmt: skip
+FEATURES = ("json_schema", "json_object", "vision", "audio", "files", "stream_usage")
+
+# What a line needs of every provider; a preset never has to list them.
+ALWAYS_NATIVE = ("model", "messages")
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Auth(Strict):
+    """How the key is sent: `header: scheme key`. `env` is the variable that zero configuration reads."""
+
+    env: str | None = None
+    header: str = "authorization"
+    scheme: str = "Bearer"
+    required: bool = True
+
+
+class CardFields(Strict):
+    """Fields of completions.cards.Card that a preset, a model row or a configuration may set."""
+
+    n_max: int | None = Field(default=None, ge=1)
+    n_with_temperature_0: Support | None = None
+    seed_field: str | None = None
+    seed_per_choice: bool | None = None
+    max_tokens_field: str | None = None
+    stop_max: int | None = Field(default=None, ge=1)
+    top_logprobs_max: int | None = Field(default=None, ge=0)
+    temperature_max: float | None = Field(default=None, gt=0)
+    tool_choice_required: str | None = None
+    schema_mode: SchemaMode | None = None
+    no_combine: tuple[tuple[str, str], ...] | None = None
+    strip: tuple[str, ...] | None = None
+    unknown_keys: Literal["pass", "drop"] | None = None
+    inject: dict[str, Any] | None = None
+    on_fanout: dict[str, Any] | None = None
+    on_reask: dict[str, Any] | None = None
+    fixups: tuple[str, ...] | None = None
+    fanout_when: tuple[str, ...] | None = None
+    stream: bool | None = None
+    context_tokens: int | None = Field(default=None, ge=1)
+    max_output_tokens: int | None = Field(default=None, ge=1)
+
+    def given(self) -> dict[str, Any]:
+        return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+
+
+class LimitFields(Strict):
+    """Limits as facts; None is unknown. Units as in domain.limits.Limits."""
+
+    requests_per_second: float | None = Field(default=None, gt=0)
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    requests_per_hour: float | None = Field(default=None, gt=0)
+    requests_per_day: float | None = Field(default=None, gt=0)
+    tokens_per_minute: float | None = Field(default=None, gt=0)
+    tokens_per_day: float | None = Field(default=None, gt=0)
+    input_tokens_per_minute: float | None = Field(default=None, gt=0)
+    output_tokens_per_minute: float | None = Field(default=None, gt=0)
+    concurrency: int | None = Field(default=None, ge=1)
+    charge: Charge | None = None
+    hard_second: bool | None = None
+    start_concurrency: int | None = Field(default=None, ge=1)
+    scope: Literal["model", "key"] | None = None
+
+    def given(self) -> dict[str, Any]:
+        return {name: value for name in LimitFields.model_fields if (value := getattr(self, name)) is not None}
+
+
+class PriceFields(Strict):
+    """US dollars per million tokens; `batch` is a factor on all of them for the provider's batch tier."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+    cached: float | None = Field(default=None, ge=0)
+    reasoning: float | None = Field(default=None, ge=0)
+    batch: float | None = Field(default=None, gt=0, le=1)
+
+
+def _compiles(pattern: str | None) -> str | None:
+    if pattern is not None:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+    return pattern
+
+
+class Matched(Strict):
+    match: str
+
+    _match = field_validator("match")(_compiles)
+
+    def fits(self, model: str) -> bool:
+        return re.search(self.match, model) is not None
+
+
+class ModelRow(Matched):
+    """What holds only for models whose id matches the regular expression. Later rows win."""
+
+    support: dict[str, Support] = {}
+    card: CardFields = CardFields()
+    limits: LimitFields = LimitFields()
+    price: PriceFields | None = None
+
+    @field_validator("support")
+    @classmethod
+    def known_features(cls, rows: dict[str, Support]) -> dict[str, Support]:
+        for name in rows:
+            check_feature(name)
+        return rows
+
+
+class PlanLimits(LimitFields):
+    """Limits of a plan; with `match`, only for models whose id matches."""
+
+    match: str | None = None
+
+    _match = field_validator("match")(_compiles)
+
+
+class Plan(Strict):
+    note: str = ""
+    limits: tuple[PlanLimits, ...] = Field(min_length=1)
+
+
+class RateHeaders(Strict):
+    """How to read rate-limit headers. Periods say what an unsuffixed "requests" or "tokens" counts over."""
+
+    family: Literal["openai", "anthropic", "cerebras", "fireworks", "together", "none"] = "openai"
+    requests: Literal["second", "minute", "hour", "day", "unknown"] = "minute"
+    tokens: Literal["second", "minute", "hour", "day", "unknown"] = "minute"
+
+
+class ErrorRules(Strict):
+    """Provider-specific rows of the error table (providers/classify.py); all are optional."""
+
+    type_in_code: bool = False  # the OpenAI *type* stands in error.code
+    quota_codes: tuple[str, ...] = ()
+    quota_statuses: tuple[int, ...] = ()
+    bad_key_in_400: str | None = None      # regular expression on the message of a 400
+    rate_codes: tuple[str, ...] = ()
+    context: tuple[str, ...] = ()          # regular expressions on the message
+    overloaded_statuses: tuple[int, ...] = ()
+    concurrency_429: bool = False          # every plain 429 is about calls in flight
+    dynamic_429: bool = False              # every plain 429 is about ramping too fast
+    schema_statuses: tuple[int, ...] = ()  # the provider's own check of structured output failed
+    forbidden_is_content: bool = False     # a 403 may be about this line's content
+    budget_reset: str | None = None        # dotted path to the instant when a 402's budget starts anew
+    daily_reset_zone: str | None = None    # a daily quota ends at midnight in this time zone
+
+    _bad_key = field_validator("bad_key_in_400")(_compiles)
+
+    @field_validator("context")
+    @classmethod
+    def all_compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(pattern for pattern in patterns if _compiles(pattern))
+
+
+class CostSource(Strict):
+    """Where an answer tells its own price: a response header, or a dotted path in `usage`, times `scale`."""
+
+    header: str | None = None
+    usage: str | None = None
+    scale: float = 1.0
+
+
+class EngineFacts(Strict):
+    """What a self-hosted engine offers besides completions. Paths are relative to the server's root."""
+
+    health_path: str | None = None
+    health_timeout_s: float = 5.0
+    load_path: str | None = None
+    metrics_path: str | None = None
+    waiting_gauge: str | None = None
+    running_gauge: str | None = None
+    cache_gauge: str | None = None
+    slots_path: str | None = None
+    priority: Literal["low_first", "high_first"] | None = None
+    batch_path: str | None = None
+    default_running: int = 256  # sequences the engine runs at once unless told otherwise
+
+
+class Preset(Strict):
+    """One provider. `models` is a regular expression over ids that this provider, and no aggregator, owns."""
+
+    name: str
+    title: str
+    kind: Literal["hosted", "gateway", "engine", "generic"] = "hosted"
+    base_url: str | None = None
+    base_url_hint: str = ""
+    auth: Auth = Auth()
+    headers: dict[str, str] = {}
+    models: str | None = None
+    owns_slugs: bool = False  # "@slug" models are this provider's
+    prices: str | None = None  # the provider's id in the genai-prices package
+    support: dict[str, Support] = {}
+    default: Support = Support.UNLISTED
+    card: CardFields = CardFields()
+    model_rows: tuple[ModelRow, ...] = ()
+    limits: LimitFields = LimitFields()
+    plan: str | None = None
+    plans: dict[str, Plan] = {}
+    rate_headers: RateHeaders = RateHeaders()
+    errors: ErrorRules = ErrorRules()
+    capture_headers: tuple[str, ...] = ()
+    header_aliases: dict[str, str] = {}
+    cost: CostSource | None = None
+    engine: EngineFacts | None = None
+    parameters: dict[str, tuple[float | None, float | None]] = {}  # documented ranges, for the tables
+    notes: tuple[str, ...] = ()
+
+    _models = field_validator("models")(_compiles)
+
+    @staticmethod
+    def fits(pattern: str | None, model: str) -> bool:
+        """Whether a row that holds for `pattern` holds for `model`; no pattern holds for all."""
+        return pattern is None or re.search(pattern, model) is not None
+
+    @field_validator("support")
+    @classmethod
+    def known_features(cls, rows: dict[str, Support]) -> dict[str, Support]:
+        for name in rows:
+            check_feature(name)
+        return rows
+
+
+def check_feature(name: str) -> None:
+    """Raises ValueError, with the nearest known name, for a capability row about nothing we know."""
+    known = (*BODY_KEYS, *FEATURES)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        raise ValueError(f"{name}: no such capability" + (f" (did you mean {near[0]}?)" if near else ""))
+
+
+@cache
+def preset_names() -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in PRESETS_DIR.glob("*.toml")))
+
+
+@cache
+def load_preset(name: str) -> Preset:
+    """The preset called `name`. Raises InvalidConfiguration, which names the nearest preset."""
+    if name not in preset_names():
+        near = difflib.get_close_matches(name, preset_names(), n=1, cutoff=0.5)
+        hint = f" (did you mean {near[0]}?)" if near else f"; there are: {', '.join(preset_names())}"
+        raise InvalidConfiguration(f"preset {name}: no such preset{hint}", param="preset")
+    path = PRESETS_DIR / f"{name}.toml"
+    return parse_preset(tomllib.loads(path.read_text(encoding="utf-8")), name, str(path.name))
+
+
+def parse_preset(values: Mapping[str, Any], name: str, place: str) -> Preset:
+    """A checked preset. Raises InvalidConfiguration with one line per fault: file, key, reason, nearest key."""
+    try:
+        preset = Preset.model_validate({"name": name, **values})
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_input=False)
+        raise InvalidConfiguration("\n".join(_explain(fault, place) for fault in faults)) from None
+    if preset.plan is not None and preset.plan not in preset.plans:
+        raise InvalidConfiguration(f"{place}: plan: no plan called {preset.plan}")
+    return preset
+
+
+def _explain(fault: Any, place: str) -> str:
+    location = [str(part) for part in fault["loc"]]
+    key = ".".join(location)
+    if fault["type"] != "extra_forbidden":
+        return f"{place}: {key}: {fault['msg'].removeprefix('Value error, ')}"
+    parents: dict[str, type[BaseModel]] = {
+        "auth": Auth, "card": CardFields, "limits": LimitFields, "errors": ErrorRules, "cost": CostSource,
+        "engine": EngineFacts, "rate_headers": RateHeaders, "model_rows": ModelRow,
+    }  # fmt: skip
+    parent = next((parents[part] for part in reversed(location[:-1]) if part in parents), Preset)
+    near = difflib.get_close_matches(location[-1], list(parent.model_fields), n=1, cutoff=0.5)
+    return f"{place}: {key}: no such key" + (f" (did you mean {near[0]}?)" if near else "")
