@@ -91,7 +91,8 @@ class Event:
 
 
 EVENTS: dict[str, Event] = {
-    "http_request": Event("info", (Measure(HTTP_REQUESTS), Measure(HTTP_SECONDS, "seconds"))),
+    "http_answered": Event("debug", (Measure(HTTP_REQUESTS), Measure(HTTP_SECONDS, "seconds"))),
+    "http_refused": Event("info", (Measure(HTTP_REQUESTS), Measure(HTTP_SECONDS, "seconds"))),
     "http_failed": Event("error"),
     "api_started": Event("info"),
     "file_received": Event("info", (Measure(FILES_BYTES, "size_bytes", (("direction", "in"),)),)),

@@ -59,7 +59,10 @@ def check_target(url: str, *, allow_private: bool, param: str = "url") -> None:
 
 def post_webhook(url: str, body: bytes, headers: Mapping[str, str], *, allow_private: bool) -> Answer:
     """One attempt. Every outcome is a value; the answer's body is never read."""
-    sent = {**headers, "content-type": "application/json", "user-agent": _USER_AGENT, "connection": "close"}
+    sent: dict[bytes | str, bytes | str] = {
+        "content-type": "application/json", "user-agent": _USER_AGENT, "connection": "close"
+    }  # fmt: skip
+    sent.update(headers.items())
     backend = _GuardedBackend(allow_private)
     try:
         check_target(url, allow_private=allow_private)

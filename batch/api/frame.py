@@ -1,0 +1,175 @@
+"""The frame around every request: the one ASGI middleware.
+
+Owns: x-request-id, the caller, the order of refusals (place, key, rate, size, type), slow clients, the
+wall for unexpected faults, and the event that ends in the log and the metrics.
+May not touch: what a route means. Bodies and keys never reach the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from batch.api.access import Access, RateState
+from batch.api.errors import respond_to
+from batch.api.security import check_is_local
+from batch.domain.errors import InvalidRequest, TooLarge
+from batch.domain.ids import new_id
+from batch.operations.world import World
+from batch.telemetry import emit
+
+STALL_S = 60.0  # a client that sends or takes nothing for so long is dropped
+_OPEN_PATHS = {"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/docs/oauth2-redirect"}
+_STREAMED = re.compile(r"/v1/files/?|/v1/uploads/[^/]+/parts/?")
+_WITH_BODY = {"POST", "PUT", "PATCH", "DELETE"}
+
+
+class ClientStalled(Exception):
+    """The client stopped sending or taking."""
+
+
+class Frame:
+    """Wraps the application; made once."""
+
+    def __init__(self, app: ASGIApp, *, world: World, access: Access) -> None:
+        self._app = app
+        self._world = world
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(self._world, scope, receive, send)
+        with structlog.contextvars.bound_contextvars(request_id=exchange.request_id):
+            await self._answer(exchange)
+            exchange.report()
+
+    async def _answer(self, exchange: _Exchange) -> None:
+        """The wall of one HTTP request."""
+        try:
+            await self._admit(exchange)
+            await exchange.read_small_body(self._world.settings.max_json_body_bytes)
+            await self._app(exchange.scope, exchange.receive, exchange.send)
+        except (ClientDisconnect, ClientStalled, OSError) as gone:
+            exchange.gone = type(gone).__name__
+        except Exception as error:
+            response = respond_to(error)
+            if response.status_code >= 500:
+                emit("http_failed", path=exchange.route(), error=type(error).__name__, exc_info=error)
+            if not exchange.started:
+                await response(exchange.scope, exchange.receive, exchange.send)
+            else:
+                exchange.gone = type(error).__name__
+                raise  # cut the connection: a half answer must not look whole
+
+    async def _admit(self, exchange: _Exchange) -> None:
+        if not await self._access.needs_key():
+            check_is_local(exchange.headers)
+        if exchange.scope["path"] in _OPEN_PATHS:
+            return
+        caller = await self._access.caller(exchange.headers.get("authorization"))
+        exchange.scope["caller"] = caller
+        exchange.rate = self._access.count_request(caller)
+
+
+class _Exchange:
+    """One request and its answer, with what has to be known at the end."""
+
+    def __init__(self, world: World, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.headers = Headers(scope=scope)
+        self.request_id = new_id("req_", world.clock)
+        self.rate: RateState | None = None
+        self.started = False
+        self.status = 0
+        self.gone: str | None = None
+        self._clock = world.clock
+        self._begun = world.clock.monotonic()
+        self._receive = receive
+        self._send = send
+        self._body: bytes | None = None
+        self._more = True
+        scope["request_id"] = self.request_id
+
+    async def read_small_body(self, max_bytes: int) -> None:
+        """Take a whole JSON body before any route runs. Raises TooLarge, InvalidRequest."""
+        scope = self.scope
+        if scope["method"] not in _WITH_BODY or (scope["method"] == "POST" and _STREAMED.fullmatch(scope["path"])):
+            return
+        declared = self.headers.get("content-length", "0")
+        blocks, size = [], int(declared) if declared.isdecimal() else 0
+        while size <= max_bytes and self._more:
+            blocks.append((await self.receive()).get("body", b""))
+            size = max(size, sum(map(len, blocks)))
+        if size > max_bytes:
+            raise TooLarge(f"The request body is larger than {max_bytes} bytes.")
+        self._body = b"".join(blocks)
+        kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if self._body and kind != "application/json":
+            raise InvalidRequest("Send a JSON body with Content-Type: application/json.", code="unsupported_media_type")
+
+    async def receive(self) -> Message:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        if not self._more:
+            return await self._receive()  # waits for the disconnect, as long as the answer takes
+        try:
+            async with asyncio.timeout(STALL_S):
+                message = await self._receive()
+        except TimeoutError:
+            raise ClientStalled from None
+        if message["type"] == "http.disconnect":
+            self._more = False
+            raise ClientDisconnect
+        self._more = message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            self.status = message["status"]
+            self._add_headers(MutableHeaders(scope=message))
+        try:
+            async with asyncio.timeout(STALL_S):
+                await self._send(message)
+        except TimeoutError:
+            raise ClientStalled from None
+
+    def _add_headers(self, headers: MutableHeaders) -> None:
+        headers["x-request-id"] = self.request_id
+        headers["x-content-type-options"] = "nosniff"
+        headers["openai-version"] = "2020-10-01"
+        headers["openai-processing-ms"] = str(int((self._clock.monotonic() - self._begun) * 1000))
+        if self.rate is not None:
+            headers["x-ratelimit-limit-requests"] = str(self.rate.limit)
+            headers["x-ratelimit-remaining-requests"] = str(self.rate.remaining)
+            headers["x-ratelimit-reset-requests"] = f"{self.rate.reset_s:.3f}s"
+
+    def route(self) -> str:
+        """The path's template, so that ids stay out of labels."""
+        return str(getattr(self.scope.get("route"), "path", "unmatched"))
+
+    def report(self) -> None:
+        fields: dict[str, Any] = {
+            "method": self.scope["method"] if self.scope["method"] in _METHODS else "other",
+            "route": self.route(),
+            "status": self.status or 499,
+            "seconds": round(self._clock.monotonic() - self._begun, 4),
+        }
+        if self.gone:
+            fields["gone"] = self.gone
+        caller = self.scope.get("caller")
+        if caller is not None:
+            fields["project"] = caller.project.public_id
+        emit("http_answered" if 0 < self.status < 400 else "http_refused", **fields)
+
+
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
