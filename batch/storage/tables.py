@@ -170,6 +170,7 @@ batches = sa.Table(
     sa.Column("ingest_offset", sa.BigInteger, nullable=False, server_default="0"),  # bytes of decompressed input
     sa.Column("ingest_line", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("ingest_errors", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("routes", Json),  # ordered lane ids of each route; requests.route is an index into it
     # idempotent create
     sa.Column("idempotency_key", sa.Text),
     sa.Column("request_hash", sa.Text),
@@ -226,6 +227,8 @@ requests = sa.Table(
     sa.Column("blob_length", sa.BigInteger),
     sa.Column("est_input", sa.Integer, nullable=False),
     sa.Column("est_output", sa.Integer, nullable=False),
+    sa.Column("route", sa.SmallInteger, nullable=False, server_default="0"),  # index into batches.routes
+    sa.Column("copy_of", sa.BigInteger),  # options.dedupe: the line whose answer this one takes; in no slice
     sa.CheckConstraint("(body IS NULL) = (blob_offset IS NOT NULL)", name="body_somewhere"),
     sqlite_with_rowid=False,
 )

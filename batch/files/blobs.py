@@ -1,0 +1,213 @@
+"""Blobs: named byte strings under `files_url`, whichever store that is.
+
+Owns: durable atomic writes, ranged reads in constant memory, names that cannot be guessed or escape.
+A blob appears under its name whole or not at all; `file://` blobs and their directories are fsynced
+before the writer's block ends, so a row that names a blob may be committed right after.
+May not touch: rows. Serves upload, ingest, finalize and download.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, from_url
+
+from batch.clock import SYSTEM_CLOCK, Clock
+from batch.domain.errors import InvalidConfiguration, NotFound, Unavailable
+
+PART_BYTES = 8 * 1024 * 1024
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:[./][A-Za-z0-9_-]+)*")
+_STAGED = re.compile(r".+#\d+")  # what obstore's local backend calls a blob that is still being written
+
+
+def new_blob_name(kind: str, clock: Clock = SYSTEM_CLOCK) -> str:
+    """A fresh name such as `inputs/3f/3f9c…`: 128 random bits, spread over 256 directories."""
+    token = clock.randbytes(16).hex()
+    return f"{kind}/{token[:2]}/{token}"
+
+
+class BlobStore:
+    """Blobs under one URL: `file:///dir`, `s3://bucket/prefix`, `gs://…`, `az://…`. Safe for threads.
+
+    Store faults become Unavailable, a missing blob NotFound; neither carries credentials or URLs.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.root: Path | None = None
+        self._store: Any
+        if parts.scheme == "file":
+            self.root = Path(unquote(parts.path))
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._store = LocalStore(str(self.root))
+        elif parts.scheme in {"s3", "gs", "az", "azure", "s3a", "gcs"}:
+            self._store = from_url(url)
+        else:
+            raise InvalidConfiguration(
+                f"files_url: {parts.scheme or 'no scheme'} is not supported; use file://, s3://, gs:// or az://",
+                param="files_url",
+            )
+
+    def writer(self, name: str) -> BlobWriter:
+        """A context manager; the blob exists after a clean exit and never after an exception."""
+        return BlobWriter(self._store, _checked(name), self.root)
+
+    def read(
+        self, name: str, start: int = 0, end: int | None = None, chunk_bytes: int = 1 << 20
+    ) -> Iterator[bytes]:
+        """Blocks of bytes [start, end). Each is a ranged request of its own: readers may be slow."""
+        stop = self.size(name) if end is None else end
+        block = chunk_bytes if self.root else max(chunk_bytes, PART_BYTES)
+        while start < stop:
+            upto = min(start + block, stop)
+            try:
+                data = obstore.get_range(self._store, _checked(name), start=start, end=upto).to_bytes()
+            except (OSError, BaseError) as error:
+                raise _translated(error, name) from None
+            if not data:
+                return
+            yield data
+            start += len(data)
+
+    def read_bytes(self, name: str, start: int, length: int) -> bytes:
+        """Exactly bytes [start, start + length) in one piece; the caller bounds `length`."""
+        return b"".join(self.read(name, start, start + length, max(length, 1)))
+
+    def size(self, name: str) -> int:
+        try:
+            return int(obstore.head(self._store, _checked(name))["size"])
+        except (OSError, BaseError) as error:
+            raise _translated(error, name) from None
+
+    def delete(self, name: str) -> None:
+        """Remove a blob; a missing one is no error."""
+        try:
+            obstore.delete(self._store, _checked(name))
+        except FileNotFoundError:
+            return
+        except (OSError, BaseError) as error:
+            raise _translated(error, name) from None
+
+    def list(self, prefix: str = "") -> Iterator[tuple[str, int, int]]:
+        """(name, size in bytes, modified in ms since the epoch) of each whole blob under `prefix`."""
+        try:
+            for page in obstore.list(self._store, prefix or None, chunk_size=500):
+                for item in page:
+                    yield item["path"], int(item["size"]), int(item["last_modified"].timestamp() * 1000)
+        except (OSError, BaseError) as error:
+            raise _translated(error, prefix) from None
+
+    def concatenate(self, names: Sequence[str], target: str) -> int:
+        """Write the blobs one after another under `target`; returns its size in bytes."""
+        with self.writer(target) as writer:
+            for name in names:
+                for block in self.read(name):
+                    writer.write(block)
+        return writer.size
+
+    def drop_unfinished(self, modified_before_ms: int) -> int:
+        """Remove half-written local files of dead writers; returns how many.
+
+        Object stores keep such parts invisible: a lifecycle rule there ends unfinished multipart uploads.
+        """
+        if self.root is None:
+            return 0
+        dropped = 0
+        for path in self.root.rglob("*#*"):
+            if _STAGED.fullmatch(path.name) and path.stat().st_mtime * 1000 < modified_before_ms:
+                path.unlink(missing_ok=True)
+                dropped += 1
+        return dropped
+
+    def check(self) -> None:
+        """Raises Unavailable when the store cannot be listed (readiness)."""
+        try:
+            for _ in obstore.list(self._store, "inputs/00", chunk_size=1):
+                break
+        except (OSError, BaseError) as error:
+            raise _translated(error, "") from None
+
+
+class BlobWriter:
+    """Buffers up to 8 MB and sends parts as they fill; `size` counts the bytes written so far."""
+
+    def __init__(self, store: Any, name: str, root: Path | None) -> None:
+        self.name = name
+        self.size = 0
+        self._root = root
+        self._file: Any = obstore.open_writer(store, name, buffer_size=PART_BYTES, max_concurrency=4)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            self._file.write(data)
+        except (OSError, BaseError) as error:
+            raise _translated(error, self.name) from None
+        self.size += len(data)
+
+    def commit(self) -> None:
+        """Make the blob durable and visible. Called by a clean exit of the block."""
+        try:
+            self._file.close()
+            if self._root is not None:
+                _sync_to_disk(self._root, self._root / self.name)
+        except (OSError, BaseError) as error:
+            raise _translated(error, self.name) from None
+        self._file = None
+
+    def abort(self) -> None:
+        """Forget what was written; nothing appears under the name."""
+        self._file = None
+        if self._root is not None:
+            target = self._root / self.name
+            for staged in target.parent.glob(target.name + "#*"):
+                staged.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.commit()
+        else:
+            self.abort()
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise NotFound("no such blob")
+    return name
+
+
+def _sync_to_disk(root: Path, path: Path) -> None:
+    """The file, then each directory up to the root: a fresh directory's own entry must survive too."""
+    _fsync(path, os.O_RDONLY)
+    directory = path.parent
+    while True:
+        _fsync(directory, os.O_RDONLY | os.O_DIRECTORY)
+        if directory == root:
+            return
+        directory = directory.parent
+
+
+def _fsync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _translated(error: Exception, name: str) -> NotFound | Unavailable:
+    if isinstance(error, FileNotFoundError):
+        return NotFound(f"no such blob: {name}")
+    return Unavailable(f"the file store does not answer ({type(error).__name__})")

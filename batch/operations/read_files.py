@@ -1,0 +1,58 @@
+"""Read files: one, a page, the bytes.
+
+Owns: NotFound for what is not the project's, and which purposes may be downloaded.
+May not touch: ranges and headers (api/files).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from batch.domain.errors import InvalidRequest, NotFound
+from batch.operations.world import World
+from batch.storage import files
+from batch.storage.files import FileRow
+
+_NOT_DOWNLOADABLE = {"assistants", "user_data"}
+
+
+def get_file(world: World, project_id: int, public_id: str) -> FileRow:
+    """Raises NotFound."""
+    with world.db.read() as conn:
+        found = files.find_file(conn, project_id, public_id)
+    if found is None:
+        raise NotFound(f"No such File object: {public_id}", param="id")
+    return found
+
+
+def list_files(
+    world: World,
+    project_id: int,
+    *,
+    purpose: str | None = None,
+    limit: int = 10_000,
+    order: Literal["asc", "desc"] = "desc",
+    after: str | None = None,
+) -> tuple[list[FileRow], bool]:
+    """A page by creation time, and whether there is more. Raises InvalidRequest for a wrong limit or cursor."""
+    if not 1 <= limit <= 10_000:
+        raise InvalidRequest(
+            f"Invalid 'limit': expected a value between 1 and 10000, got {limit}.", param="limit", code="invalid_value"
+        )
+    with world.db.read() as conn:
+        mark = files.find_file(conn, project_id, after) if after else None
+        if after and mark is None:
+            raise InvalidRequest(f"No such File object: {after}", param="after")
+        rows = files.page_files(conn, project_id, purpose=purpose, limit=limit + 1, order=order, after=mark)
+    return rows[:limit], len(rows) > limit
+
+
+def open_file_content(
+    world: World, project_id: int, public_id: str, *, start: int = 0, end: int | None = None
+) -> tuple[FileRow, Iterator[bytes]]:
+    """The file and its bytes [start, end), in blocks. Raises NotFound, InvalidRequest."""
+    found = get_file(world, project_id, public_id)
+    if found.purpose in _NOT_DOWNLOADABLE:
+        raise InvalidRequest(f"Not allowed to download files of purpose: {found.purpose}")
+    return found, world.blobs.read(found.blob, start, found.size_bytes if end is None else end)

@@ -1,0 +1,167 @@
+"""The job lease: one process at a time ingests, finalizes or purges a batch.
+
+Owns: `job_owner`, `job_epoch`, `job_until` of `batches`, the finders of jobs that wait or whose holder
+died, and the transition that ends a finalize. Each write of a job repeats its epoch in the WHERE.
+May not touch: lines (storage.ingest, storage.output). See docs/leases.md.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+import sqlalchemy as sa
+
+from batch.storage.engine import db_now
+from batch.storage.tables import batches
+
+JOB_LEASE_S = 60.0
+
+
+class Job(Enum):
+    """What may be done to a batch, and when."""
+
+    INGEST = "ingest"      # while validating
+    FINALIZE = "finalize"  # sealed, not yet terminal
+    PURGE = "purge"        # terminal, not yet purged
+
+
+_TERMINAL = ("completed", "failed", "expired", "cancelled")
+_WAITS_FOR: dict[Job, tuple[sa.ColumnElement[bool], ...]] = {
+    Job.INGEST: (batches.c.status == "validating",),
+    Job.FINALIZE: (
+        batches.c.status.in_(("finalizing", "cancelling", "in_progress")),
+        batches.c.sealed_at.is_not(None),
+    ),
+    Job.PURGE: (batches.c.status.in_(_TERMINAL), batches.c.purged_at.is_(None)),
+}
+
+
+def take_job_if_free(conn: sa.Connection, batch_id: int, job: Job, owner: str) -> int | None:
+    """The new epoch, or None when there is no such job to do or another holds it."""
+    return conn.execute(
+        sa.update(batches)
+        .where(
+            batches.c.id == batch_id,
+            *_WAITS_FOR[job],
+            sa.or_(batches.c.job_until.is_(None), batches.c.job_until < db_now()),
+        )
+        .values(job_owner=owner, job_epoch=batches.c.job_epoch + 1, job_until=_lease_end())
+        .returning(batches.c.job_epoch)
+    ).scalar_one_or_none()
+
+
+def renew_job_if_held(conn: sa.Connection, batch_id: int, epoch: int, **progress: Any) -> bool:
+    """False when the epoch moved on or the job is no longer wanted (a cancel frees it): stop at once."""
+    done = conn.execute(
+        sa.update(batches)
+        .where(batches.c.id == batch_id, batches.c.job_epoch == epoch, batches.c.job_until.is_not(None))
+        .values(job_until=_lease_end(), **progress)
+    )
+    return done.rowcount == 1
+
+
+def release_job_if_held(conn: sa.Connection, batch_id: int, epoch: int) -> bool:
+    """Let another take it at once, for instance when this process shuts down."""
+    done = conn.execute(
+        sa.update(batches)
+        .where(batches.c.id == batch_id, batches.c.job_epoch == epoch)
+        .values(job_owner=None, job_until=None)
+    )
+    return done.rowcount == 1
+
+
+def waiting_jobs(conn: sa.Connection, job: Job, *, idle_s: float, limit: int) -> list[int]:
+    """Batches whose job nobody holds, `idle_s` after it became due: a lost bell or a dead holder."""
+    due_since = {
+        Job.INGEST: batches.c.created_at,
+        Job.FINALIZE: batches.c.sealed_at,
+        Job.PURGE: sa.func.coalesce(
+            batches.c.completed_at, batches.c.failed_at, batches.c.expired_at, batches.c.cancelled_at
+        ),
+    }[job]
+    query = (
+        sa.select(batches.c.id)
+        .where(
+            *_WAITS_FOR[job],
+            sa.or_(batches.c.job_until.is_(None), batches.c.job_until < db_now()),
+            due_since <= db_now() - int(idle_s * 1000),
+        )
+        .order_by(batches.c.id)
+        .limit(limit)
+    )
+    return list(conn.execute(query).scalars())
+
+
+def unsealed_endings(conn: sa.Connection, limit: int) -> list[int]:
+    """Open batches that are cancelling or past their deadline and not yet sealed."""
+    query = (
+        sa.select(batches.c.id)
+        .where(
+            batches.c.sealed_at.is_(None),
+            sa.or_(
+                batches.c.status == "cancelling",
+                sa.and_(batches.c.status == "in_progress", batches.c.expires_at <= db_now()),
+            ),
+        )
+        .order_by(batches.c.id)
+        .limit(limit)
+    )
+    return list(conn.execute(query).scalars())
+
+
+# What a sealed batch becomes when its files are there, and the time that it stamps.
+PUBLISHED_AS = {
+    "finalizing": ("completed", "completed_at"),
+    "cancelling": ("cancelled", "cancelled_at"),
+    "in_progress": ("expired", "expired_at"),
+}
+
+
+def publish_if_held(
+    conn: sa.Connection,
+    batch_id: int,
+    epoch: int,
+    *,
+    source: str,
+    output_file_id: int | None,
+    error_file_id: int | None,
+    **values: Any,
+) -> str | None:
+    """Files and terminal status in one statement; returns that status, None when the epoch moved on."""
+    target, stamp = PUBLISHED_AS[source]
+    done = conn.execute(
+        sa.update(batches)
+        .where(
+            batches.c.id == batch_id,
+            batches.c.status == source,
+            batches.c.sealed_at.is_not(None),
+            batches.c.job_epoch == epoch,
+        )
+        .values(
+            {
+                "status": target,
+                stamp: db_now(),
+                "output_file_id": output_file_id,
+                "error_file_id": error_file_id,
+                "job_owner": None,
+                "job_until": None,
+                "reserved_usd": 0.0,
+                **values,
+            }
+        )
+    )
+    return target if done.rowcount else None
+
+
+def note_purged_if_held(conn: sa.Connection, batch_id: int, epoch: int) -> bool:
+    done = conn.execute(
+        sa.update(batches)
+        .where(batches.c.id == batch_id, batches.c.job_epoch == epoch, batches.c.purged_at.is_(None))
+        .values(purged_at=db_now(), job_owner=None, job_until=None)
+    )
+    return done.rowcount == 1
+
+
+def _lease_end() -> sa.ColumnElement[int]:
+    return db_now() + int(JOB_LEASE_S * 1000)
