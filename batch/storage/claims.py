@@ -1,0 +1,296 @@
+"""Claiming: which slice a process works on next, and its open lines.
+
+Owns: the two steps of a claim (the batch whose turn it is from the small batch_lanes rows, then its first
+ready slice by a partial index; no sort over slices), the reserve of a batch under a budget, and
+loading. leases.py holds what happens to a slice afterwards; docs/leases.md explains both.
+Lock order: batch rows → slices, each ascending → results → batch_lanes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from batch.domain.shares import Contender, Shares
+from batch.settings import LEASE_S
+from batch.storage.engine import Database, db_now
+from batch.storage.packing import among, unpack_lines
+from batch.storage.slices import Piece, Tally, insert_piece, lock_batch, rewrite_lines, without
+from batch.storage.tables import batch_lanes, batches, files, line_progress, requests, results, slices
+
+SOLO_CRASHES = 3  # a solo line that crashed its worker this often is given up as worker_lost
+_EMPTY_PICKS = 16  # stale counters looked through per claim
+_BATCHES_HELD = 32
+
+
+@dataclass(slots=True)
+class SliceClaim:
+    """A leased slice. `lines` in sending order; `expires_at` in milliseconds; `route` are lane ids, `hop` its index."""
+
+    slice_id: int
+    epoch: int
+    batch_id: int
+    batch_public_id: str
+    project_id: int
+    lane_id: int
+    route: list[int]
+    hop: int
+    lines: list[int]
+    priority: int
+    position: int
+    solo: bool
+    prefix: str | None
+    endpoint: str
+    options: dict[str, Any]
+    expires_at: int | None
+    input_blob: str
+    input_encoding: str | None
+    reserved_usd: float = 0.0
+    suspicion: int = 0
+
+
+@dataclass(slots=True)
+class OpenLine:
+    """A line without a result. `body` is UTF-8 JSON, or None when it stands in the blob at offset and length."""
+
+    line: int
+    custom_id: str
+    body: bytes | None
+    blob_offset: int | None
+    blob_length: int | None
+    est_input: int
+    est_output: int
+    progress: dict[str, Any] | None
+    wait_s: float = 0.0  # until its not_before
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrice:
+    """US dollars per million tokens; what a claim under a budget reserves with."""
+
+    input: float
+    output: float
+
+    def of(self, input_tokens: int, output_tokens: int) -> float:
+        return (input_tokens * self.input + output_tokens * self.output) / 1_000_000
+
+
+@dataclass(slots=True)
+class _Taking:
+    """One claim's transaction: who claims, and what has been taken so far."""
+
+    owner: str
+    lease_s: float
+    may_take_solo: bool
+    rows: list[Any] = field(default_factory=list)
+    reserved: dict[int, float] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
+
+
+def claim_slices(
+    db: Database,
+    lane_id: int,
+    owner: str,
+    *,
+    want_lines: int,
+    held_batches: Collection[int] = frozenset(),
+    lease_s: float = LEASE_S,
+    price: TokenPrice | None = None,
+    may_take_solo: bool = True,
+    max_slices: int = 16,
+) -> list[SliceClaim]:
+    """Lease ready slices of one lane, fairly, until `want_lines` are taken or none is left.
+
+    With `want_lines` ≤ 0, at most one slice of a batch that is not among `held_batches` (while those are
+    fewer than 32). A batch under a budget is claimed in a transaction of its own, at `price`.
+    """
+    contenders, budgeted = _contenders(db, lane_id)
+    shares = Shares(contenders)
+
+    def allowed(contender: Contender) -> bool:
+        return want_lines > 0 or contender.batch_id not in held_batches
+
+    if want_lines <= 0 and len(held_batches) >= _BATCHES_HELD:
+        return []
+    first = shares.pick(allowed)
+    if first is None:
+        return []
+    taking = _Taking(owner, lease_s, may_take_solo)
+    with db.write() as conn:
+        if first.batch_id in budgeted:
+            _take_within_budget(conn, lane_id, first.batch_id, taking, price)
+        else:
+            _take_fairly(conn, lane_id, shares, taking, allowed, budgeted, want_lines, max_slices)
+        taking.tally.apply(conn)
+        return _as_claims(conn, taking)
+
+
+def load_open_lines(conn: sa.Connection, claim: SliceClaim) -> list[OpenLine]:
+    """The claim's lines that have no result yet, in its order, with what they spent before."""
+    body = sa.cast(requests.c.body, sa.LargeBinary) if conn.dialect.name == "sqlite" else requests.c.body
+    has_result = sa.exists().where(results.c.batch_id == requests.c.batch_id, results.c.line == requests.c.line)
+    found = conn.execute(
+        sa.select(
+            requests.c.line, requests.c.custom_id, body, requests.c.blob_offset, requests.c.blob_length,
+            requests.c.est_input, requests.c.est_output,
+        ).where(requests.c.batch_id == claim.batch_id, among(requests.c.line, claim.lines), ~has_result)
+    ).fetchall()  # fmt: skip
+    spent = _load_progress(conn, claim)
+    lines = {}
+    for line, custom_id, text, offset, length, est_input, est_output in found:
+        progress, wait_s = spent.get(line, (None, 0.0))
+        raw = text.encode() if isinstance(text, str) else text
+        lines[line] = OpenLine(line, custom_id, raw, offset, length, est_input, est_output, progress, wait_s)
+    return [lines[line] for line in claim.lines if line in lines]
+
+
+def _contenders(db: Database, lane_id: int) -> tuple[list[Contender], set[int]]:
+    query = (
+        sa.select(
+            batch_lanes.c.batch_id, batch_lanes.c.project_id, batch_lanes.c.priority, batch_lanes.c.deadline,
+            batch_lanes.c.ready_lines, batch_lanes.c.leased_lines, batches.c.budget_usd,
+        )
+        .join(batches, batches.c.id == batch_lanes.c.batch_id)
+        .where(batch_lanes.c.lane_id == lane_id)
+        .where((batch_lanes.c.ready_lines > 0) | (batch_lanes.c.leased_lines > 0))
+        .where(batches.c.status == "in_progress", ~batches.c.paused, batches.c.sealed_at.is_(None))
+    )  # fmt: skip
+    with db.read() as conn:
+        rows = conn.execute(query).fetchall()
+    return [Contender(*row[:6]) for row in rows], {row.batch_id for row in rows if row.budget_usd is not None}
+
+
+def _take_fairly(
+    conn: sa.Connection, lane_id: int, shares: Shares, taking: _Taking, allowed: Any, budgeted: set[int],
+    want_lines: int, max_slices: int,
+) -> None:  # fmt: skip
+    """Slices one by one, each from the batch whose turn it is; stops where a budgeted batch's turn comes."""
+    misses = 0
+    while len(taking.rows) < max_slices and misses < _EMPTY_PICKS:
+        contender = shares.pick(allowed)
+        if contender is None or contender.batch_id in budgeted:
+            return
+        row = _take_first(conn, lane_id, contender.batch_id, taking)
+        if row is None:
+            misses += 1
+            shares.exhaust(contender)
+            taking.tally.recount(lane_id, contender.batch_id)
+            continue
+        shares.take(contender, row.line_count)
+        want_lines -= row.line_count
+        if want_lines <= 0:
+            return
+
+
+def _first_ready(lane_id: int, batch_id: int, may_take_solo: bool) -> sa.Select[Any]:
+    """The first ready slice by the partial index; others' locks are skipped, no sort is made."""
+    query = (
+        sa.select(slices.c.id)
+        .where(slices.c.lane_id == lane_id, slices.c.batch_id == batch_id, slices.c.state == "ready")
+        .where(slices.c.not_before.is_(None))
+        .order_by(slices.c.priority, slices.c.position)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    if may_take_solo:
+        return query.where(~slices.c.solo | (slices.c.suspicion < SOLO_CRASHES))
+    return query.where(~slices.c.solo)
+
+
+def _take_first(conn: sa.Connection, lane_id: int, batch_id: int, taking: _Taking) -> Any | None:
+    candidate = _first_ready(lane_id, batch_id, taking.may_take_solo).scalar_subquery()
+    return _lease(conn, candidate, taking)
+
+
+def _lease(conn: sa.Connection, slice_id: Any, taking: _Taking, reserved_usd: float = 0.0) -> Any | None:
+    row = conn.execute(
+        sa.update(slices)
+        .where(slices.c.id == slice_id, slices.c.state == "ready")
+        .values(
+            state="leased", owner=taking.owner, epoch=slices.c.epoch + 1, reserved_usd=reserved_usd,
+            lease_until=db_now() + int(taking.lease_s * 1000),
+        )
+        .returning(*slices.c)
+    ).first()  # fmt: skip
+    if row is not None:
+        taking.rows.append(row)
+        taking.may_take_solo &= not row.solo
+        taking.tally.add(row.lane_id, row.batch_id, ready=-row.line_count, leased=row.line_count)
+    return row
+
+
+def _take_within_budget(
+    conn: sa.Connection, lane_id: int, batch_id: int, taking: _Taking, price: TokenPrice | None
+) -> None:
+    """One slice, cut to what the budget still allows. With nothing reserved and no line affordable: pause."""
+    batch = lock_batch(conn, batch_id)
+    slice_id = conn.execute(_first_ready(lane_id, batch_id, taking.may_take_solo)).scalar_one_or_none()
+    if batch is None or slice_id is None:
+        taking.tally.recount(lane_id, batch_id)
+        return
+    row = conn.execute(sa.select(slices).where(slices.c.id == slice_id)).one()
+    room = batch.budget_usd - batch.cost_usd - batch.reserved_usd
+    fitting, cost = _affordable(conn, row, price or TokenPrice(0, 0), room)
+    if not fitting:
+        if batch.reserved_usd <= 1e-9:
+            pause = sa.update(batches).where(batches.c.id == batch_id).values(paused=True, pause_reason="budget")
+            conn.execute(pause)
+        return
+    if len(fitting) < row.line_count:
+        rest = without(unpack_lines(row.lines), fitting)
+        insert_piece(conn, row, Piece(rest), taking.tally)
+        rewrite_lines(conn, row.id, fitting)
+        taking.tally.add(lane_id, batch_id, ready=-len(rest))
+    _lease(conn, slice_id, taking, cost)
+    reserve = batches.c.reserved_usd + cost
+    conn.execute(sa.update(batches).where(batches.c.id == batch_id).values(reserved_usd=reserve))
+
+
+def _affordable(conn: sa.Connection, row: Any, price: TokenPrice, room: float) -> tuple[list[int], float]:
+    """The longest prefix of the slice's lines whose estimates fit into `room` dollars, and their sum."""
+    lines = unpack_lines(row.lines)
+    query = sa.select(requests.c.line, requests.c.est_input, requests.c.est_output)
+    found = conn.execute(query.where(requests.c.batch_id == row.batch_id, among(requests.c.line, lines)))
+    costs = {line: price.of(est_input, est_output) for line, est_input, est_output in found}
+    total = 0.0
+    for index, line in enumerate(lines):
+        cost = costs.get(line, 0.0)
+        if total + cost > room or room <= 0:
+            return lines[:index], total
+        total += cost
+    return lines, total
+
+
+def _as_claims(conn: sa.Connection, taking: _Taking) -> list[SliceClaim]:
+    """The taken rows with what the executor must know of their batches."""
+    query = (
+        sa.select(
+            batches.c.id, batches.c.public_id, batches.c.project_id, batches.c.endpoint, batches.c.options,
+            batches.c.expires_at, files.c.blob, files.c.encoding,
+        )
+        .outerjoin(files, files.c.id == batches.c.input_file_id)
+        .where(among(batches.c.id, {row.batch_id for row in taking.rows}))
+    )  # fmt: skip
+    info = {row.id: row for row in conn.execute(query)} if taking.rows else {}
+    return [
+        SliceClaim(
+            slice_id=row.id, epoch=row.epoch, batch_id=row.batch_id, batch_public_id=info[row.batch_id].public_id,
+            project_id=info[row.batch_id].project_id, lane_id=row.lane_id, route=row.route, hop=row.hop,
+            lines=unpack_lines(row.lines), priority=row.priority, position=row.position, solo=row.solo,
+            prefix=row.prefix, endpoint=info[row.batch_id].endpoint, options=info[row.batch_id].options,
+            expires_at=info[row.batch_id].expires_at, input_blob=info[row.batch_id].blob or "",
+            input_encoding=info[row.batch_id].encoding, reserved_usd=row.reserved_usd, suspicion=row.suspicion,
+        )
+        for row in taking.rows
+    ]  # fmt: skip
+
+
+def _load_progress(conn: sa.Connection, claim: SliceClaim) -> dict[int, tuple[dict[str, Any], float]]:
+    wait_ms = sa.func.coalesce(line_progress.c.not_before - db_now(), 0)
+    query = sa.select(line_progress.c.line, line_progress.c.progress, wait_ms).where(
+        line_progress.c.batch_id == claim.batch_id, among(line_progress.c.line, claim.lines)
+    )
+    return {line: (progress, max(0.0, wait / 1000)) for line, progress, wait in conn.execute(query)}

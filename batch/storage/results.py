@@ -1,0 +1,247 @@
+"""Recording results: under the batch row's lock, each line once, counted by what was really inserted.
+
+Owns: the rows of `results`, and the one transaction that advances a batch's counts, usage, cost and
+report, pauses it at its budget or failure share, and seals it when its last line lands.
+Lock order: batch rows ascending → slices ascending → results; at most 8 batches a transaction.
+May not touch: files, cancel and expiry (batches.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from batch.domain.result import LineResult
+from batch.storage.claims import SliceClaim
+from batch.storage.engine import Database, db_now
+from batch.storage.leases import close_if_held, lines_with_result
+from batch.storage.packing import among
+from batch.storage.tables import batches, line_progress, results, slices
+
+BATCHES_PER_TRANSACTION = 8
+FAILURE_SHARE_FROM = 20  # finished lines before max_failure_share is judged
+REPORT_KEYS = 500
+
+
+@dataclass(slots=True)
+class GroupReport:
+    """What came of a group: rows inserted, rows dropped and why, and the batches that it sealed or paused."""
+
+    recorded: int = 0
+    dropped_sealed: int = 0
+    dropped_duplicate: int = 0
+    dropped_unheld: int = 0
+    sealed_batches: list[int] = field(default_factory=list)
+    paused_batches: list[int] = field(default_factory=list)
+    closed_slices: set[int] = field(default_factory=set)
+
+
+def record_group(
+    db: Database, rows: Sequence[LineResult], owner: str, closing: Sequence[SliceClaim] = ()
+) -> GroupReport:
+    """Store results durably, and close those slices of `closing` that have no open line afterwards.
+
+    The first result of a line wins. A success counts until its batch is sealed; a failure only while `owner`
+    holds its slice (slice_id 0: the caller holds the batch's job lease). Safe to repeat after a fault.
+    """
+    report = GroupReport()
+    ids = sorted({row.batch_id for row in rows} | {claim.batch_id for claim in closing})
+    for start in range(0, len(ids), BATCHES_PER_TRANSACTION):
+        chosen = set(ids[start : start + BATCHES_PER_TRANSACTION])
+        mine = rows if len(chosen) == len(ids) else [row for row in rows if row.batch_id in chosen]
+        with db.write() as conn:
+            _record(conn, mine, owner, chosen, report)
+            held = {claim.slice_id: claim.epoch for claim in closing if claim.batch_id in chosen}
+            if held:
+                report.closed_slices |= close_if_held(conn, owner, held)
+    return report
+
+
+def results_after(conn: sa.Connection, batch_id: int, seq: int, limit: int) -> Sequence[Any]:
+    """Rows (seq, line, custom_id, ok, code, output) in the order of recording, those after `seq`; no gaps."""
+    return conn.execute(
+        sa.select(
+            results.c.seq, results.c.line, results.c.custom_id, results.c.ok, results.c.code, results.c.output
+        )
+        .where(results.c.batch_id == batch_id, results.c.seq > seq)
+        .order_by(results.c.seq)
+        .limit(limit)
+    ).fetchall()
+
+
+def _record(
+    conn: sa.Connection, rows: Sequence[LineResult], owner: str, ids: set[int], report: GroupReport
+) -> None:
+    """The pipeline of one transaction; every later step sees only what the earlier ones let through."""
+    locked = _lock_batches(conn, ids)
+    held = _lock_slices(conn, rows, owner)
+    by_batch: dict[int, list[LineResult]] = {}
+    for row in rows:
+        by_batch.setdefault(row.batch_id, []).append(row)
+    for batch_id in sorted(by_batch):
+        batch = locked.get(batch_id)
+        if batch is None or batch.sealed_at is not None:
+            report.dropped_sealed += len(by_batch[batch_id])
+            continue
+        fresh = _drop_unheld(by_batch[batch_id], held, report)
+        fresh = _drop_duplicates(conn, batch_id, fresh, report)
+        if fresh:
+            _insert(conn, batch.last_seq, fresh)
+            _forget_progress(conn, batch_id, fresh)
+            released = _settle_slices(conn, fresh, held)
+            _advance(conn, batch, fresh, released, report)
+            report.recorded += len(fresh)
+
+
+def _lock_batches(conn: sa.Connection, ids: set[int]) -> dict[int, Any]:
+    query = (
+        sa.select(batches).where(among(batches.c.id, ids)).order_by(batches.c.id).with_for_update(key_share=True)
+    )
+    return {row.id: row for row in conn.execute(query)}
+
+
+def _lock_slices(conn: sa.Connection, rows: Sequence[LineResult], owner: str) -> dict[tuple[int, int], Any]:
+    """The slices of the group that `owner` holds, by (id, epoch)."""
+    query = (
+        sa.select(slices.c.id, slices.c.epoch, slices.c.suspicion, slices.c.reserved_usd)
+        .where(among(slices.c.id, {row.slice_id for row in rows}))
+        .where(slices.c.owner == owner, slices.c.state == "leased")
+        .order_by(slices.c.id)
+        .with_for_update(key_share=True)
+    )
+    return {(row.id, row.epoch): row for row in conn.execute(query)}
+
+
+def _drop_unheld(
+    rows: list[LineResult], held: dict[tuple[int, int], Any], report: GroupReport
+) -> list[LineResult]:
+    kept = [row for row in rows if row.ok or not row.slice_id or (row.slice_id, row.epoch) in held]
+    report.dropped_unheld += len(rows) - len(kept)
+    return kept
+
+
+def _drop_duplicates(
+    conn: sa.Connection, batch_id: int, rows: list[LineResult], report: GroupReport
+) -> list[LineResult]:
+    """Lines that have a result, or stand twice in the group, are dropped before anything is numbered."""
+    seen = lines_with_result(conn, batch_id, [row.line for row in rows])
+    fresh = []
+    for row in rows:
+        if row.line not in seen:
+            seen.add(row.line)
+            fresh.append(row)
+    report.dropped_duplicate += len(rows) - len(fresh)
+    return fresh
+
+
+_INSERT_SQLITE = "INSERT INTO results (batch_id, line, seq, custom_id, ok, code, output) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_INSERT_POSTGRESQL = sa.text(
+    "INSERT INTO results (batch_id, line, seq, custom_id, ok, code, output) SELECT * FROM unnest("
+    "CAST(:batch_id AS BIGINT[]), CAST(:line AS BIGINT[]), CAST(:seq AS BIGINT[]), CAST(:custom_id AS TEXT[]), "
+    "CAST(:ok AS BOOLEAN[]), CAST(:code AS TEXT[]), CAST(:output AS TEXT[]))"
+)
+
+
+def _insert(conn: sa.Connection, last_seq: int, rows: list[LineResult]) -> None:
+    values = [
+        (row.batch_id, row.line, seq, row.custom_id, row.ok, row.code, row.output.decode())
+        for seq, row in enumerate(rows, last_seq + 1)
+    ]
+    if conn.dialect.name == "sqlite":
+        conn.exec_driver_sql(_INSERT_SQLITE, values)
+        return
+    names = ("batch_id", "line", "seq", "custom_id", "ok", "code", "output")  # one statement, seven arrays
+    columns = zip(*values, strict=True)
+    conn.execute(_INSERT_POSTGRESQL, {name: list(column) for name, column in zip(names, columns, strict=True)})
+
+
+def _forget_progress(conn: sa.Connection, batch_id: int, rows: list[LineResult]) -> None:
+    lines = [row.line for row in rows]
+    conn.execute(
+        sa.delete(line_progress).where(line_progress.c.batch_id == batch_id, among(line_progress.c.line, lines))
+    )
+
+
+def _settle_slices(conn: sa.Connection, rows: list[LineResult], held: dict[tuple[int, int], Any]) -> float:
+    """A result clears suspicion and frees its part of the slice's reserve. Returns the dollars freed."""
+    freed: dict[tuple[int, int], float] = {}
+    for row in rows:
+        key = (row.slice_id, row.epoch)
+        if key in held and (held[key].suspicion or row.reserved_usd):
+            freed[key] = freed.get(key, 0.0) + row.reserved_usd
+    total = 0.0
+    for key in sorted(freed):
+        amount = min(freed[key], held[key].reserved_usd)
+        total += amount
+        left = slices.c.reserved_usd - amount
+        conn.execute(sa.update(slices).where(slices.c.id == key[0]).values(suspicion=0, reserved_usd=left))
+    return total
+
+
+def _advance(
+    conn: sa.Connection, batch: Any, rows: list[LineResult], released: float, report: GroupReport
+) -> None:
+    """Counts, usage, cost, report; then pause or seal. All from the locked row, by what was inserted."""
+    completed = batch.completed + sum(row.ok for row in rows)
+    failed = batch.failed + sum(not row.ok for row in rows)
+    cost = batch.cost_usd + sum(row.cost_usd or 0.0 for row in rows)
+    values: dict[str, Any] = {
+        "completed": completed,
+        "failed": failed,
+        "last_seq": batch.last_seq + len(rows),
+        "input_tokens": batch.input_tokens + sum(row.usage.input_tokens for row in rows),
+        "cached_tokens": batch.cached_tokens + sum(row.usage.cached_tokens for row in rows),
+        "output_tokens": batch.output_tokens + sum(row.usage.output_tokens for row in rows),
+        "reasoning_tokens": batch.reasoning_tokens + sum(row.usage.reasoning_tokens for row in rows),
+        "billed_input_tokens": batch.billed_input_tokens + sum(row.billed.input_tokens for row in rows),
+        "billed_output_tokens": batch.billed_output_tokens + sum(row.billed.output_tokens for row in rows),
+        "cost_usd": cost,
+        "unpriced": batch.unpriced + sum(row.cost_usd is None for row in rows),
+        "reserved_usd": max(0.0, batch.reserved_usd - released),
+    }
+    counted = _count_facts(batch.report, rows)
+    if counted is not None:
+        values["report"] = counted
+    if completed + failed == batch.total and batch.status in {"in_progress", "cancelling"}:
+        values |= _sealing(batch)
+        report.sealed_batches.append(batch.id)
+    elif reason := _reason_to_pause(batch, completed, failed, cost, any(not row.ok for row in rows)):
+        values |= {"paused": True, "pause_reason": reason}
+        report.paused_batches.append(batch.id)
+    conn.execute(sa.update(batches).where(batches.c.id == batch.id).values(**values))
+
+
+def _sealing(batch: Any) -> dict[str, Any]:
+    """A cancelling batch is sealed too, but never turns finalizing."""
+    sealed: dict[str, Any] = {"sealed_at": db_now(), "paused": False, "pause_reason": None}
+    if batch.status == "in_progress":
+        sealed |= {"status": "finalizing", "finalizing_at": db_now()}
+    return sealed
+
+
+def _reason_to_pause(batch: Any, completed: int, failed: int, cost: float, has_failures: bool) -> str | None:
+    if batch.paused:
+        return None
+    if batch.budget_usd is not None and cost >= batch.budget_usd:
+        return "budget"
+    finished = completed + failed
+    enough = finished >= min(FAILURE_SHARE_FROM, batch.total)
+    if batch.max_failure_share is not None and has_failures and enough and failed > batch.max_failure_share * finished:
+        return "failures"
+    return None
+
+
+def _count_facts(report: dict[str, int], rows: list[LineResult]) -> dict[str, int] | None:
+    """The batch's report with this group's facts counted in; None when there are none. Bounded in keys."""
+    counts = Counter(fact for row in rows for fact in row.facts)
+    if not counts:
+        return None
+    merged = dict(report)
+    for fact, count in counts.items():
+        key = fact if fact in merged or len(merged) < REPORT_KEYS else fact.partition(":")[0] + ":other"
+        merged[key] = merged.get(key, 0) + count
+    return merged
