@@ -1,0 +1,183 @@
+"""Making a chat.completion: choices, finish reasons, usage, and the content faults.
+
+Owns: the object before it is sent, whole or as a stream.
+May not touch: HTTP, limits. Everything is drawn from answers.choice_key, so it repeats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from batch.simulator import answers
+from batch.simulator.checks import Asked
+from batch.simulator.config import SimulatorConfig
+from batch.simulator.personalities import Personality
+from batch.simulator.schemas import schema_value
+
+CONTENT_FAULTS = frozenset({
+    "wrong_n", "no_choices", "null_content", "invalid_json", "schema_violation", "fenced", "think", "refusal",
+    "content_filter", "length", "empty_finish_reason", "role_system", "no_usage", "other_fingerprint", "other_model",
+})  # fmt: skip
+
+
+@dataclass(slots=True)
+class Completion:
+    """The object and its token counts (`output_tokens` over all choices, reasoning included)."""
+
+    data: dict[str, Any]
+    input_tokens: int
+    output_tokens: int
+
+
+class Speaker:
+    """Answers as one personality under one configuration."""
+
+    def __init__(self, config: SimulatorConfig, person: Personality) -> None:
+        self._config = config
+        self._person = person
+        self._cache: set[bytes] = set()
+
+    def complete(self, asked: Asked, number: int, created: int, fault: str | None) -> Completion:
+        """The answer to `asked`; `number` names it and makes unseeded answers differ where told to."""
+        input_tokens = answers.prompt_tokens(asked.prompt_bytes)
+        count = asked.n
+        if fault == "wrong_n":
+            count = max(1, asked.n - 1) if asked.n > 1 else 2
+        choices, output_tokens = [], 0
+        for index in range(0 if fault == "no_choices" else count):
+            choice, tokens = self._choice(asked, index, number, fault)
+            choices.append(choice)
+            output_tokens += tokens
+        usage = self._usage(asked, input_tokens, output_tokens)
+        data: dict[str, Any] = {
+            "id": f"chatcmpl-sim{number:x}",
+            "object": "chat.completion",
+            "created": created,
+            "model": "other-model" if fault == "other_model" else asked.model + self._person.served_suffix,
+            "choices": choices,
+            "usage": usage,
+            "system_fingerprint": "fp_other" if fault == "other_fingerprint" else "fp_simulator",
+        }
+        if fault == "no_usage":
+            del data["usage"]
+        return Completion(data, input_tokens, usage["total_tokens"] - input_tokens)
+
+    def was_cached(self, asked: Asked) -> bool:
+        """For vendors with an answer cache: True when these messages were answered before."""
+        if not self._person.cached_answers or _skips_cache(asked.body):
+            return False
+        if asked.content in self._cache:
+            return True
+        self._cache.add(asked.content)
+        return False
+
+    def _choice(self, asked: Asked, index: int, number: int, fault: str | None) -> tuple[dict[str, Any], int]:
+        key = self._key(asked, index, number)
+        tool = self._tool(asked)
+        if tool is not None and fault not in CONTENT_FAULTS - {"empty_finish_reason", "role_system"}:
+            return self._tool_choice(asked, tool, key, index, fault)
+        text, tokens, finish = self._text(asked, key, fault)
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if fault == "refusal":
+            message, finish = (
+                {"role": "assistant", "content": None, "refusal": "I'm sorry, I can't help with that."},
+                "stop",
+            )
+        elif fault == "null_content":
+            message["content"] = None
+        elif fault == "content_filter":
+            finish = "content_filter"
+        if fault == "role_system":
+            message["role"] = "system"
+        logprobs = None
+        if asked.top_logprobs is not None and text:
+            logprobs = answers.logprobs_of(text, asked.top_logprobs)
+        finish = "" if fault == "empty_finish_reason" else finish
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}, tokens
+
+    def _key(self, asked: Asked, index: int, number: int) -> bytes:
+        if self._person.cached_answers and not _skips_cache(asked.body):
+            return answers.choice_key(asked.content, None, 0)
+        seed = asked.seed
+        if seed is None:
+            salt = number if self._config.unseeded == "fresh" and asked.temperature > 0 else 0
+            return answers.choice_key(asked.content, None, 0 if asked.temperature == 0 else index, salt)
+        way = self._person.seed_per_choice
+        if way == "plus_index":
+            return answers.choice_key(asked.content, seed + index, 0)
+        return answers.choice_key(asked.content, seed, 0 if way == "same" else index)
+
+    def _text(self, asked: Asked, key: bytes, fault: str | None) -> tuple[str, int, str]:
+        wanted = answers.drawn_length(key, self._config.answer_tokens, self._config.answer_tokens_spread)
+        is_json = asked.schema is not None
+        if is_json:
+            text = self._json_text(asked.schema, key, fault)
+        else:
+            text = answers.prose(key, wanted)
+        if fault == "think":
+            text = "<think>\nLet me see.\n</think>\n" + text
+        finish = "stop"
+        if asked.stops:
+            text = answers.cut_at_stop(text, asked.stops)
+        tokens = answers.tokens_in(text, is_json=is_json)
+        allowed = asked.max_tokens
+        if fault == "length":
+            allowed = max(1, tokens // 2)
+        if allowed is not None and tokens > allowed:
+            text, tokens, finish = answers.cut_to(text, allowed, is_json=is_json), allowed, "length"
+        return text, tokens, finish
+
+    def _json_text(self, schema: Any, key: bytes, fault: str | None) -> str:
+        value = {"answer": answers.prose(key, 8)} if schema is True else schema_value(schema, key)
+        text = orjson.dumps(value).decode()
+        if fault == "invalid_json":
+            return text[: max(1, len(text) - 1)] + ","
+        if fault == "schema_violation":
+            return orjson.dumps({"not_what_was_asked": 1}).decode()
+        return f"Here is the JSON:\n```json\n{text}\n```\nDone." if fault == "fenced" else text
+
+    def _tool(self, asked: Asked) -> dict[str, Any] | None:
+        """The tool to call, if one is called."""
+        choice, policy = asked.tool_choice, self._config.tool_calls
+        if not asked.tools or choice == "none" or policy == "never":
+            return None
+        if isinstance(choice, dict):
+            wanted = choice.get("function", {}).get("name")
+            named = [tool for tool in asked.tools if tool.get("function", {}).get("name") == wanted]
+            return named[0] if named else None
+        return asked.tools[0] if choice in {"required", "any"} or policy == "always" else None
+
+    def _tool_choice(
+        self, asked: Asked, tool: dict[str, Any], key: bytes, index: int, fault: str | None
+    ) -> tuple[dict[str, Any], int]:
+        function = tool.get("function", {})
+        arguments = orjson.dumps(schema_value(function.get("parameters") or {"type": "object"}, key)).decode()
+        call = {"id": f"call_{key[:8].hex()}", "type": "function",
+                "function": {"name": function.get("name", "tool"), "arguments": arguments}}  # fmt: skip
+        empty = fault == "empty_finish_reason" or self._person.empty_finish_on_tools
+        role = "system" if fault == "role_system" else "assistant"
+        message = {"role": role, "content": None, "refusal": None, "tool_calls": [call]}
+        choice = {"index": index, "message": message, "logprobs": None, "finish_reason": "" if empty else "tool_calls"}
+        return choice, answers.tokens_in(arguments, is_json=True)
+
+    def _usage(self, asked: Asked, input_tokens: int, output_tokens: int) -> dict[str, Any]:
+        usage: dict[str, Any] = {
+            "prompt_tokens": input_tokens,
+            "completion_tokens": output_tokens,
+            "total_tokens": input_tokens + output_tokens,
+        }
+        if self._person.reasons(asked.model):
+            reasoning = 16 * asked.n
+            usage["completion_tokens_details"] = {"reasoning_tokens": reasoning}
+            usage["total_tokens"] += reasoning
+            if not self._person.reasoning_outside_completion:
+                usage["completion_tokens"] += reasoning
+        return usage
+
+
+def _skips_cache(body: dict[str, Any]) -> bool:
+    told = body.get("mlx:cache")
+    return isinstance(told, dict) and bool(told.get("skip"))

@@ -1,0 +1,186 @@
+"""The simulator as a running server: in a thread for tests, or in the foreground as a program.
+
+Owns: the event loop, the listening socket, reconfiguring while it runs, stopping.
+May not touch: what is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import threading
+from collections.abc import Callable
+from typing import Any, Self
+
+from batch.clock import SYSTEM_CLOCK, Clock
+from batch.simulator import control
+from batch.simulator.config import SimulatorConfig
+from batch.simulator.exchange import Exchange
+from batch.simulator.personalities import personality
+from batch.simulator.protocol import Connection, Head, Reply
+from batch.simulator.queueing import Slots
+from batch.simulator.witness import Record, Witness
+
+try:
+    import uvloop
+
+    _new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+except ImportError:  # pragma: no cover - uvloop is absent on some platforms
+    _new_loop = asyncio.new_event_loop
+
+
+def start_simulator(
+    config: SimulatorConfig | None = None, *, clock: Clock = SYSTEM_CLOCK, **settings: Any
+) -> Simulator:
+    """Start one in a thread and return when it listens. Settings are SimulatorConfig's; use it as a context."""
+    simulator = Simulator((config or SimulatorConfig()).replace(**settings), clock)
+    simulator.start()
+    return simulator
+
+
+class Simulator:
+    """A simulated provider. Thread-safe: its own loop serves; others read the witness and reconfigure."""
+
+    def __init__(self, config: SimulatorConfig, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
+        self._loop = _new_loop()
+        self._thread: threading.Thread | None = None
+        self._server: asyncio.Server | None = None
+        self._peers: set[Connection] = set()
+        person = personality(config.personality)
+        self._slots = Slots(
+            config.slots or person.slots, config.queue_max if config.queue_max is not None else person.queue_max
+        )
+        self.witness = Witness(config.log_path, keep=config.keep_log, keep_max=config.keep_log_max)
+        self._exchange = Exchange(config, self.witness, self._slots, clock)
+        self.port = config.port
+
+    @property
+    def config(self) -> SimulatorConfig:
+        return self._exchange.config
+
+    @property
+    def url(self) -> str:
+        """Without a path: http://127.0.0.1:PORT."""
+        host = self.config.host if ":" not in self.config.host else f"[{self.config.host}]"
+        return f"{'https' if self.config.tls_cert else 'http'}://{host}:{self.port}"
+
+    @property
+    def base_url(self) -> str:
+        """What a client's base_url wants: the URL with the personality's own prefix."""
+        return self.url + self._exchange.person.prefixes[0]
+
+    @property
+    def requests(self) -> list[Record]:
+        """Every request answered so far, in order of arrival."""
+        return self.witness.records()
+
+    def start(self) -> None:
+        """Serve from a daemon thread; returns when the socket listens, raises OSError when it cannot."""
+        listening = threading.Event()
+        failed: list[BaseException] = []
+        self._thread = threading.Thread(target=self._run, args=(listening, failed), name="simulator", daemon=True)
+        self._thread.start()
+        listening.wait()
+        if failed:
+            self._thread.join()
+            raise failed[0]
+
+    def serve(self, on_listening: Callable[[Simulator], None] | None = None) -> None:
+        """Serve in this thread until `stop` is called, for instance from a signal handler."""
+        self._loop.run_until_complete(self._listen())
+        if on_listening is not None:
+            on_listening(self)
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._close())
+        self._loop.close()
+
+    def reconfigure(self, **changes: Any) -> None:
+        """Change settings while it runs: connections stay, limits and faults start anew, the log goes on."""
+        self.apply(self.config.replace(**changes))
+
+    def apply(self, config: SimulatorConfig) -> None:
+        """As reconfigure, with a whole configuration; returns when it holds."""
+        exchange = Exchange(config, self.witness, self._slots, self._clock)
+        person = exchange.person
+        slots = config.slots or person.slots
+        queue_max = config.queue_max if config.queue_max is not None else person.queue_max
+        if self._thread is None or threading.current_thread() is self._thread:
+            self._install(exchange, slots, queue_max)
+            return
+        done = threading.Event()
+        self._loop.call_soon_threadsafe(self._install, exchange, slots, queue_max)
+        self._loop.call_soon_threadsafe(done.set)
+        done.wait(10)
+
+    def stop(self) -> None:
+        """Close every connection and end the thread; harmless when repeated."""
+        if self._loop.is_closed():
+            return
+        with contextlib.suppress(RuntimeError):  # it closed between the two lines
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        if self._thread is not None and threading.current_thread() is not self._thread:
+            self._thread.join(10)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _install(self, exchange: Exchange, slots: int | None, queue_max: int | None) -> None:
+        self._exchange = exchange
+        self._slots.resize(slots, queue_max)
+
+    def _answer(self, head: Head, body: bytes, connection: Connection) -> Reply:
+        if head.path.startswith("/control"):
+            return control.answer(self, head, body, connection.peer)
+        return self._exchange.answer(head, body)
+
+    def _run(self, listening: threading.Event, failed: list[BaseException]) -> None:
+        try:
+            self._loop.run_until_complete(self._listen())
+        except BaseException as error:  # handed to the thread that called start()
+            failed.append(error)
+            self._loop.close()
+            return
+        finally:
+            listening.set()
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._close())
+        self._loop.close()
+
+    async def _listen(self) -> None:
+        config = self.config
+        heads: dict[bytes, Head] = {}
+
+        def connect() -> Connection:
+            return Connection(
+                self._answer, self._slots, self._peers, heads,
+                max_body=self.config.max_body_bytes, keep_alive_s=self.config.keep_alive_s,
+            )  # fmt: skip
+
+        self._server = await self._loop.create_server(
+            connect, config.host, config.port, ssl=_tls(config), backlog=4096, reuse_address=True
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for peer in list(self._peers):
+            if peer.transport is not None:
+                peer.transport.abort()
+        await asyncio.sleep(0)  # noqa: TID251 - lets the aborted transports say goodbye; waits for nothing
+        self.witness.close()
+
+
+def _tls(config: SimulatorConfig) -> ssl.SSLContext | None:
+    if config.tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=config.tls_client_ca)
+    context.load_cert_chain(config.tls_cert, config.tls_key)
+    if config.tls_client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context

@@ -1,0 +1,122 @@
+"""The request log: what was really sent here, as a witness for tests.
+
+Owns: records in memory and in a JSONL file, and totals. A record is written when its answer is
+decided, before any of it is sent, so that calls whose caller died are counted too.
+Never holds prompts, answers or keys, unless log_bodies asks for the request bodies.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import Counter, deque
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+
+@dataclass(slots=True)
+class Record:
+    """One request. `time` is Unix seconds at arrival; `sha` identifies the messages; `key` is the last
+    four characters of the API key; `parameters` are scalar body keys, `keys` the names of all."""
+
+    number: int
+    time: float
+    path: str
+    status: int
+    model: str = ""
+    sha: str = ""
+    seed: int | None = None
+    n: int | None = None
+    stream: bool = False
+    schema: str | None = None
+    fault: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    key: str = ""
+    keys: tuple[str, ...] = ()
+    parameters: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+    body: Any = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Witness:
+    """Appends from the loop's thread; may be read from any."""
+
+    def __init__(self, path: Path | None, *, keep: bool, keep_max: int) -> None:
+        self._lock = threading.Lock()
+        self._records: deque[Record] = deque(maxlen=keep_max)
+        self._keep = keep
+        self._file: io.FileIO | None = None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = io.FileIO(str(path), "a")
+        self._next = 0
+        self.requests = 0
+        self.statuses: Counter[int] = Counter()
+        self.faults: Counter[str] = Counter()
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self.aborted = 0
+
+    @property
+    def is_listening(self) -> bool:
+        """False when nobody wants records, only totals."""
+        return self._keep or self._file is not None
+
+    def next_number(self) -> int:
+        """Arrivals are numbered from 0, never twice."""
+        self._next += 1
+        return self._next - 1
+
+    def count(self, status: int, fault: str | None, prompt_tokens: int, completion_tokens: int) -> None:
+        self.requests += 1
+        self.statuses[status] += 1
+        if fault is not None:
+            self.faults[fault] += 1
+        self.prompt_tokens += prompt_tokens
+        self.completion_tokens += completion_tokens
+
+    def write(self, record: Record) -> None:
+        if self._keep:
+            with self._lock:
+                self._records.append(record)
+        if self._file is not None:  # one unbuffered write: whole lines, even when the process is killed
+            self._file.write(orjson.dumps(asdict(record)) + b"\n")
+
+    def records(self, after: int = -1) -> list[Record]:
+        """Those with a number greater than `after`, in order of arrival."""
+        with self._lock:
+            return [record for record in self._records if record.number > after]
+
+    def forget(self) -> None:
+        """Empty the records and set the totals to zero; the file stays as it is."""
+        with self._lock:
+            self._records.clear()
+        self.requests = self.prompt_tokens = self.completion_tokens = self.aborted = 0
+        self.most_in_flight = self.in_flight
+        self.statuses.clear()
+        self.faults.clear()
+
+    def totals(self) -> dict[str, Any]:
+        return {
+            "requests": self.requests,
+            "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
+            "faults": dict(self.faults),
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "in_flight": self.in_flight,
+            "most_in_flight": self.most_in_flight,
+            "aborted": self.aborted,
+        }
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
