@@ -1,0 +1,77 @@
+"""/v1/models and /v1/providers: what this server can reach.
+
+Owns: the routes. A project sees only what it may use; keys are named, never shown.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Any
+
+from starlette.responses import Response
+
+from batch.api.access import Caller
+from batch.api.routing import CallerDep, WorldDep, make_router
+from batch.api.shapes import ModelObject, answer
+from batch.domain.errors import UnknownModel
+from batch.operations.world import World
+from batch.providers.catalog import ModelInfo
+
+router = make_router("models")
+_CREATED = 1_700_000_000  # providers do not say; OpenAI's clients want an integer
+
+
+@router.get("/v1/models")
+def read_models(world: WorldDep, caller: CallerDep) -> Response:
+    """Ids known by name; a route with a wildcard serves more than are listed."""
+    data = [_model_object(model) for model in world.catalog.models() if _may_use(caller, model.provider)]
+    return answer({"object": "list", "data": data})
+
+
+@router.get("/v1/models/{model_id:path}", response_model=ModelObject)
+def read_model(model_id: str, world: WorldDep, caller: CallerDep) -> Response:
+    """Any id that would be accepted in a line, also one that is not listed."""
+    try:
+        route = world.catalog.resolve(model_id, allowed=caller.project.allowed_providers)
+    except UnknownModel:
+        raise UnknownModel(
+            f"The model '{model_id[:200]}' does not exist or you do not have access to it.", param="model"
+        ) from None
+    name = route.hops[0].provider
+    title = world.catalog.providers[name].preset.title if name in world.catalog.providers else name
+    return answer(_model_object(ModelInfo(model_id, name, title)))
+
+
+@router.get("/v1/providers")
+def read_providers(world: WorldDep, caller: CallerDep) -> Response:
+    """Configured providers: addresses, limits, and the variable to set where a key is missing."""
+    names = [name for name in sorted(world.catalog.providers) if _may_use(caller, name)]
+    return answer({"object": "list", "data": [_provider_object(world, name) for name in names]})
+
+
+def _provider_object(world: World, name: str) -> dict[str, Any]:
+    provider = world.catalog.providers[name]
+    return {
+        "id": name,
+        "object": "provider",
+        "title": provider.preset.title,
+        "engine": provider.engine,
+        "models": [model.id for model in world.catalog.models() if model.provider == name],
+        "limits": provider.limits("*").to_json(),
+        "missing_key": provider.missing_key,
+    }
+
+
+def _model_object(model: ModelInfo) -> dict[str, Any]:
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": _CREATED,
+        "owned_by": model.owned_by or model.provider,
+        "shutdown_date": None,
+    }
+
+
+def _may_use(caller: Caller, provider: str) -> bool:
+    allowed = caller.project.allowed_providers
+    return allowed is None or any(fnmatchcase(provider, name) for name in allowed)
