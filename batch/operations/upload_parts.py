@@ -92,14 +92,18 @@ class PartUpload:
             raise _not_pending(get_upload(self._world, self._upload.project_id, self._upload.public_id))
         return part
 
+    def abort(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._writer.abort()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._is_open:
-            self._writer.abort()
+        self.abort()
 
 
 def begin_part(world: World, project_id: int, upload_id: str) -> PartUpload:
