@@ -35,7 +35,12 @@ class CeleryBells:
         self._app = Celery("batchmill-bells", broker=broker_url, set_as_current=False)
         self._app.conf.update(
             broker_connection_retry=False,
-            broker_transport_options={"socket_timeout": 2.0, "socket_connect_timeout": 1.0, "retry_on_timeout": False},
+            broker_transport_options={
+                "socket_timeout": 2.0,
+                "socket_connect_timeout": 1.0,
+                "retry_on_timeout": False,
+                "max_retries": 0,  # of the connection: without it kombu tries for ever, and the request hangs
+            },
             task_ignore_result=True,
             task_serializer="json",
             accept_content=["json"],
