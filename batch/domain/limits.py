@@ -1,12 +1,14 @@
 """What one lane may send: limits as facts, with where each was learned.
 
-Owns: Limits. Made by providers/ from presets, batchmill.toml and headers; obeyed by workers/pacer.py.
-Rates are per the unit in the name; tokens count as `charge` says (PACING in docs/architecture.md).
+Owns: Limits, and Dimension: the same limits as a pacer meters them (domain.gcra, workers.pacer).
+Made by providers/ from presets, batchmill.toml and headers. Rates are per the unit in the name;
+tokens count as `charge` says (PACING in docs/architecture.md).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 Charge = Literal["reserve_max", "reserve_refund", "actual", "input_only"]
@@ -58,3 +60,86 @@ class Limits:
 
     def to_json(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+
+    def with_learned(self, learned: Mapping[str, float]) -> Limits:
+        """These limits with what headers stated. Config is only ever lowered by them; the rest follows them."""
+        changes: dict[str, Any] = {}
+        for name, value in learned.items():
+            held = getattr(self, name, None)
+            if name not in _RATE_FIELDS or value <= 0 or held == value:
+                continue
+            if held is None or self.sources.get(name) != "config" or value < held:
+                changes[name] = value
+        if not changes:
+            return self
+        return replace(self, **changes, sources={**self.sources, **dict.fromkeys(changes, "headers")})
+
+
+# What is used of a known limit at the start; workers.pacer tunes it by clean minutes and 429s.
+UTILISATION = 0.99
+UTILISATION_MAX = 0.995
+UTILISATION_HARD_SECOND = 0.97
+UTILISATION_HARD_SECOND_FAST = 0.98  # from 100 requests/s, where a second's jitter weighs less
+TOKEN_TOLERANCE_S = 5.0
+BURST_SHARE = 0.1  # of an hour or a day may be spent ahead of its even pace; the window itself still holds
+HOUR_S, DAY_S = 3600, 86_400
+
+Unit = Literal["request", "tokens", "input", "output"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """One metered limit: `rate` units per second at full use, `tolerance_s` of them in advance.
+
+    `window_s` and `cap`: besides the pace, at most `cap` units in any `window_s` seconds (0: none).
+    """
+
+    name: str
+    unit: Unit
+    rate: float
+    tolerance_s: float = 0.0
+    window_s: int = 0
+    cap: float = 0.0
+
+
+def dimensions(limits: Limits) -> tuple[Dimension, ...]:
+    """What a pacer meters for these limits; empty when no rate is known. Concurrency stands apart."""
+    found: list[Dimension] = []
+    short = [
+        rate
+        for rate in (limits.requests_per_second, _per_second(limits.requests_per_minute, 60))
+        if rate is not None
+    ]
+    if short:  # without tolerance the tighter one implies the other
+        found.append(Dimension("r", "request", min(short)))
+    for name, unit, per_minute in (
+        ("t", "tokens", limits.tokens_per_minute),
+        ("i", "input", limits.input_tokens_per_minute),
+        ("o", "output", limits.output_tokens_per_minute),
+    ):
+        if per_minute is not None:
+            found.append(Dimension(name, unit, per_minute / 60, TOKEN_TOLERANCE_S))  # type: ignore[arg-type]
+    for name, unit, amount, window in (
+        ("rh", "request", limits.requests_per_hour, HOUR_S),
+        ("rd", "request", limits.requests_per_day, DAY_S),
+        ("td", "tokens", limits.tokens_per_day, DAY_S),
+    ):
+        if amount is not None:
+            found.append(Dimension(name, unit, amount / window, window * BURST_SHARE, window, amount))  # type: ignore[arg-type]
+    return tuple(found)
+
+
+def start_utilisation(limits: Limits) -> tuple[float, float]:
+    """(where the share of a limit that is used starts, the most that it may reach)."""
+    if not limits.hard_second:
+        return UTILISATION, UTILISATION_MAX
+    rate = limits.requests_per_second_bound or 0.0
+    fixed = UTILISATION_HARD_SECOND_FAST if rate >= 100 else UTILISATION_HARD_SECOND
+    return fixed, fixed + 0.005
+
+
+def _per_second(amount: float | None, seconds: int) -> float | None:
+    return None if amount is None else amount / seconds
+
+
+_RATE_FIELDS = frozenset(f.name for f in fields(Limits) if "_per_" in f.name)

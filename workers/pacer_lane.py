@@ -1,0 +1,452 @@
+"""One lane of one process: its waiters, the slots leased for them, its share of concurrency.
+
+Owns: PacedLane — the pump that turns waiting lines into slots with one Redis step for many, the safe
+local share while Redis is away, holds, pauses and settling. Used by workers/pacer.py only.
+May not touch: Lua (pacer_steps.py), the database, what a 429 means for a line (domain.retry).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar
+
+from redis.exceptions import RedisError
+
+from batch.clock import Clock
+from batch.domain.gcra import Cost, Grant, Meter
+from batch.domain.limits import Dimension, Limits, dimensions, start_utilisation
+from batch.settings import GIVE_BACK_ABOVE_S
+from workers.pacer_share import LOCAL_SHARE, Share
+from workers.pacer_steps import Bucket, Steps
+
+T = TypeVar("T")
+
+LATE_S = 1.0            # a slot missed by more is burnt: it belongs to a second that is over
+RETURN_AHEAD_S = 0.05   # an unused slot nearer than this is burnt
+LEASE_MAX = 20
+AWAY_S = 1.0            # between two looks whether Redis is back
+STRAY_WAIT_S = 1.0      # one 429 that asks for no more than this holds its line, not the lane
+STRAYS_IN_A_ROW = 3
+LOWER_EVERY_S = 1.0
+_AWAY = (RedisError, OSError, TimeoutError)
+
+
+class Pause(NamedTuple):
+    until: float  # Unix seconds
+    code: str
+    reason: str
+
+
+class LanePaused(Exception):
+    """The lane gives no permit before `until` (Unix seconds). Give the line back; nothing was spent."""
+
+    def __init__(self, until: float, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.until = until
+        self.code = code
+        self.reason = reason
+
+
+class Permit:
+    """The right to send one call now. Hand it to Pacer.done() when the call ended or was not made."""
+
+    __slots__ = ("cost", "is_done", "lane")
+
+    def __init__(self, lane: PacedLane, cost: Cost | None = None) -> None:
+        self.lane = lane
+        self.cost = cost
+        self.is_done = False
+
+
+class _Waiter(NamedTuple):
+    slot: asyncio.Future[float]  # its moment, on the monotonic clock
+    cost: Cost
+
+
+class PacedLane:
+    """The pulse of one lane. `is_open`: nothing is known that could hold a call back."""
+
+    def __init__(
+        self, provider: str, key_id: str, model: str, steps: Steps | None, worker: str, clock: Clock,
+        live_workers: Callable[[], int],
+    ) -> None:  # fmt: skip
+        scope = f"batchmill:pace:{{{provider}/{key_id}}}"
+        self.key_name, self.model_name = f"{scope}:key", f"{scope}:model:{model}"
+        self._steps, self._worker, self._clock, self._live_workers = steps, worker, clock, live_workers
+        self.limits: Limits | None = None
+        self.paused: Pause | None = None
+        self.is_open = False
+        self.refunds = False
+        self.in_use = 0
+        self._buckets: list[Bucket] = []
+        self._dims: tuple[Dimension, ...] = ()
+        self._share: Share | None = None
+        self._share_key = self.model_name
+        self._counters: Mapping[str, Any] = {}
+        self._waiters: deque[_Waiter] = deque()
+        self._pump: asyncio.Task[None] | None = None
+        self._owed = Cost()
+        self._use = 1.0
+        self._held_until = 0.0  # monotonic
+        self._in_a_row = 0
+        self._away_until: float | None = None
+        self._meter, self._last_at_us = Meter(), 0
+        self._sent_locally: dict[str, float] = {}
+        self._lowered_at = 0.0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.calls, self.refused = 0, 0
+
+    # limits
+
+    def set_limits(self, limits: Limits, key_limits: Limits | None, counters: Mapping[str, Any]) -> None:
+        """Meter these from now on. Arrival times in Redis stay: they are times, not counts."""
+        self.limits = limits
+        self._counters = counters
+        own = self.key_name if limits.scope == "key" else self.model_name
+        pairs = [(own, limits)]
+        if key_limits is not None and own != self.key_name:
+            pairs.append((self.key_name, key_limits))
+        self._buckets = [
+            Bucket(key, dims, *start_utilisation(given)) for key, given in pairs if (dims := dimensions(given))
+        ]
+        self._dims = tuple(dim for bucket in self._buckets for dim in bucket.dims)
+        capped = [(given.concurrency, key) for key, given in pairs if given.concurrency is not None]
+        cap, self._share_key = min(capped) if capped else (None, own)
+        if cap is None:
+            self._share = None
+        elif self._share is None or self._share.cap != cap:
+            self._share = Share(cap, ask=self._ask_share, clock=self._clock, live_workers=self._live_workers)
+        self.refunds = limits.charge in {"reserve_refund", "actual"}
+        self._use = min((b.use for b in self._buckets), default=1.0)
+        self._look()
+
+    @property
+    def has_windows(self) -> bool:
+        return any(dim.window_s for dim in self._dims)
+
+    @property
+    def rate(self) -> float | None:
+        """Calls per second that the tightest request rate allows; None when only tokens are limited."""
+        return min((dim.rate for dim in self._dims if dim.unit == "request"), default=None)
+
+    @property
+    def ahead_s(self) -> float:
+        """Look-ahead: about 20 slots, within 1 to 4 seconds."""
+        rate = self.rate or 10.0
+        return min(4.0, max(1.0, LEASE_MAX / rate))
+
+    @property
+    def waiting_worth(self) -> int:
+        if not self._dims:
+            return 0
+        return max(2, int((self.rate or LEASE_MAX) * self.ahead_s) + 1)
+
+    def _look(self) -> None:
+        """Keep the fast path's one question up to date."""
+        self.is_open = (
+            not self._dims
+            and self._share is None
+            and self.paused is None
+            and self._held_until <= self._clock.monotonic()
+        )
+
+    # permits
+
+    async def take(self, cost: Cost) -> Permit:
+        """A slot of its own, waited for; the concurrency is held from the moment of the grant."""
+        while True:
+            self._raise_if_paused()
+            waiter = _Waiter(asyncio.get_running_loop().create_future(), cost)
+            self._waiters.append(waiter)
+            if self._pump is None or self._pump.done():
+                self._pump = asyncio.create_task(self._serve_waiters())
+            try:
+                slot = await waiter.slot
+                ahead = slot - self._clock.monotonic()
+                if ahead > 0.0005:
+                    await self._clock.sleep_async(ahead)
+            except asyncio.CancelledError:
+                if waiter.slot.done() and not waiter.slot.cancelled() and waiter.slot.exception() is None:
+                    self.release()
+                raise
+            now = self._clock.monotonic()
+            if now - slot <= LATE_S and now >= self._held_until and self.paused is None:
+                self.calls += 1
+                return Permit(self, cost)
+            self.release()  # the slot is burnt: ask for another
+
+    def release(self) -> None:
+        self.in_use -= 1
+        if self._share is not None:
+            self._share.release()
+
+    def settle(self, difference: Cost) -> None:
+        self._owed = Cost(self._owed.tokens + difference.tokens, self._owed.output + difference.output)
+
+    async def _serve_waiters(self) -> None:
+        while self._waiters:
+            try:
+                self._raise_if_paused()
+                await self._serve()
+            except LanePaused as pause:
+                self._refuse_waiters(pause)
+            except Exception as error:  # the wall of pacing: waiters learn of it, the next call starts a new pump
+                self._refuse_waiters(error)
+                raise
+
+    async def _serve(self) -> None:
+        """Grant what can be granted to the first waiters, or wait for what holds them back."""
+        held = self._held_until - self._clock.monotonic()
+        if held > 0:
+            await self._clock.sleep_async(min(held, 1.0))
+            return
+        self._drop_cancelled()
+        count = min(len(self._waiters), self._lease_size())
+        if self._share is not None:
+            free = await self._share.free(lambda: self.in_use, len(self._waiters))
+            if free <= 0:
+                return
+            count = min(count, free)
+        if count == 0:
+            return
+        if not self._dims:
+            self._look()
+            self._grant([0.0] * count)
+            return
+        costs = [self._waiters[i].cost for i in range(count)]
+        grant = await self._lease(costs)
+        unused = self._grant(grant.slots)
+        if unused:
+            await self._give_back(grant.slots, costs, unused)
+        if len(grant.slots) < count:
+            await self._sit_out(grant.wait_s)
+
+    def _lease_size(self) -> int:
+        rate = self.rate
+        if rate is None:
+            return LEASE_MAX
+        return max(1, min(int(rate), max(LEASE_MAX, int(rate * 0.05))))
+
+    async def _sit_out(self, wait_s: float) -> None:
+        """Until half of the look-ahead is free again; a wait over a minute holds no line."""
+        if wait_s > GIVE_BACK_ABOVE_S:
+            raise LanePaused(self._clock.now() + wait_s, "limit_used_up", self._used_up())
+        ahead = self.ahead_s
+        await self._clock.sleep_async(min(5.0, max(0.002, wait_s - ahead / 2)))
+
+    def _used_up(self) -> str:
+        windows = [f"{dim.cap:,.0f} {'requests' if dim.unit == 'request' else 'tokens'} "
+                   f"{'an hour' if dim.window_s == 3600 else 'a day'}" for dim in self._dims if dim.window_s]
+        return f"the limit of {' and '.join(windows)} is used up" if windows else "its limit is used up"
+
+    def _grant(self, slots: list[float]) -> int:
+        """Give slots to waiters in order; returns how many at the end found no waiter."""
+        now = self._clock.monotonic()
+        for position, slot in enumerate(slots):
+            while self._waiters and self._waiters[0].slot.done():
+                self._waiters.popleft()
+            if not self._waiters:
+                return len(slots) - position
+            self.in_use += 1
+            self._waiters.popleft().slot.set_result(now + slot)
+        return 0
+
+    def _drop_cancelled(self) -> None:
+        while self._waiters and self._waiters[0].slot.done():
+            self._waiters.popleft()
+
+    def _refuse_waiters(self, error: Exception) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.slot.done():
+                waiter.slot.set_exception(
+                    LanePaused(error.until, error.code, error.reason) if isinstance(error, LanePaused) else error
+                )
+
+    # Redis, or the safe local share
+
+    async def _lease(self, costs: list[Cost]) -> Grant:
+        if self._steps is None or not self._may_ask():
+            return self._lease_locally(costs)
+        owed, self._owed = self._owed, Cost()
+        try:
+            if self._away_until is not None:
+                await self._come_back()
+            lease = await self._steps.lease(
+                self._buckets, costs, ahead_s=self.ahead_s, settled=owed if any(owed) else None
+            )
+            if lease.fresh and self._counters:
+                await self._seed()
+        except _AWAY:
+            self._owed = Cost(self._owed.tokens + owed.tokens, self._owed.output + owed.output)
+            self._away_until = self._clock.monotonic() + AWAY_S
+            return self._lease_locally(costs)
+        if lease.paused is not None:
+            self.pause(Pause(*lease.paused))
+            raise LanePaused(*lease.paused)
+        self._use = lease.use
+        self._last_at_us = lease.at_us
+        return Grant(lease.slots, lease.wait_s)
+
+    def _may_ask(self) -> bool:
+        return self._away_until is None or self._clock.monotonic() >= self._away_until
+
+    def _lease_locally(self, costs: list[Cost]) -> Grant:
+        share = LOCAL_SHARE / max(1, self._live_workers())
+        dims = [replace(dim, cap=dim.cap * share, tolerance_s=0.0) for dim in self._dims]
+        self._last_at_us = 0
+        grant = self._meter.lease(self._clock.monotonic(), costs, dims, use=share, ahead_s=self.ahead_s)
+        for dim in self._dims:
+            if dim.window_s:
+                used = sum(cost.of(dim.unit) for cost, _ in zip(costs, grant.slots, strict=False))
+                self._sent_locally[dim.name] = self._sent_locally.get(dim.name, 0.0) + used
+        return grant
+
+    async def _come_back(self) -> None:
+        """Redis answers again: its long windows learn what was sent without it."""
+        assert self._steps is not None
+        for bucket in self._buckets:
+            if self._counters:
+                await self._steps.seed(bucket, self._seeds(bucket))
+            await self._steps.count(bucket, self._sent_locally)
+        self._sent_locally = {}
+        self._meter = Meter()
+        self._away_until = None
+
+    async def _seed(self) -> None:
+        assert self._steps is not None
+        for bucket in self._buckets:
+            await self._steps.seed(bucket, self._seeds(bucket))
+
+    def _seeds(self, bucket: Bucket) -> Mapping[str, Any]:
+        seeds = self._counters.get("key" if bucket.key == self.key_name else "model")
+        return seeds if isinstance(seeds, dict) else {}
+
+    async def read_counters(self) -> dict[str, Any] | None:
+        if self._steps is None or not self._may_ask():
+            return None
+        found = {}
+        try:
+            for bucket in self._buckets:
+                found["key" if bucket.key == self.key_name else "model"] = await self._steps.read_windows(bucket)
+        except _AWAY:
+            return None
+        self._counters = {**self._counters, **found}
+        return found
+
+    async def _give_back(self, slots: list[float], costs: list[Cost], unused: int) -> None:
+        """Return the tail of a lease that found no waiter, while its slots are far enough ahead."""
+        first = len(slots) - unused
+        if not self._last_at_us or self._steps is None or slots[first] < RETURN_AHEAD_S:
+            return
+        at = self._last_at_us
+        before = at + int(slots[first - 1] * 1e6 + 0.5) if first else at
+        await self.attempt(
+            self._steps.give_back(
+                self._buckets, costs[first : len(slots)], last_us=at + int(slots[-1] * 1e6 + 0.5), before_us=before
+            )
+        )
+
+    async def _ask_share(self, in_use: int, want: int) -> int | None:
+        if self._steps is None or self._share is None or not self._may_ask():
+            return None
+        step = self._steps.share(self._share_key, self._worker, cap=self._share.cap, in_use=in_use, want=want)
+        return await self.attempt(step)
+
+    async def attempt(self, step: Awaitable[T]) -> T | None:
+        """A step that may be lost: Redis away is no error here."""
+        try:
+            return await step
+        except _AWAY:
+            self._away_until = self._clock.monotonic() + AWAY_S
+            return None
+
+    async def keep(self) -> None:
+        """Once a second: keep the share of concurrency, settle what no lease carried."""
+        self._look()
+        if self._share is not None and (self.in_use or self._waiters or self._share.target):
+            await self._share.renew(self.in_use, self.in_use + len(self._waiters))
+        if any(self._owed) and self._buckets and self._steps is not None and self._may_ask():
+            owed, self._owed = self._owed, Cost()
+            await self.attempt(self._steps.lease(self._buckets, [], ahead_s=0.0, settled=owed))
+
+    # what answers teach
+
+    def note_success(self) -> None:
+        self._in_a_row = 0
+
+    def note_refusal(self, wait_s: float | None) -> None:
+        """A 429. A stray one that asks for little holds only its line; more of them, or a longer wait, all."""
+        self.refused += 1
+        self._in_a_row += 1
+        wait = wait_s or 0.0
+        hold = wait if wait > STRAY_WAIT_S or self._in_a_row >= STRAYS_IN_A_ROW else 0.0
+        if hold > 0:
+            self._held_until = max(self._held_until, self._clock.monotonic() + hold)
+            self._look()
+        if self._buckets and self._steps is not None and self._may_ask():
+            self._background(self.attempt(self._steps.refused(self._buckets, hold)))
+
+    def lower(self, remaining: Mapping[str, float]) -> None:
+        """Headers say what remains: believed where it is less than the look-ahead would spend."""
+        now = self._clock.monotonic()
+        if self._steps is None or now - self._lowered_at < LOWER_EVERY_S or not self._may_ask():
+            return
+        for bucket in self._buckets:
+            believed = {
+                dim.name: remaining[field]
+                for dim in bucket.dims
+                if (field := _FIELD_OF[dim.name]) in remaining
+                and (dim.window_s or remaining[field] < max(1.0, dim.rate * dim.tolerance_s))
+            }
+            if believed:
+                self._lowered_at = now
+                self._background(self.attempt(self._steps.lower(bucket, believed, self._use)))
+
+    # pauses
+
+    def pause(self, pause: Pause) -> None:
+        self.paused = pause
+        self.is_open = False
+        self._refuse_waiters(LanePaused(*pause))
+
+    def resume(self) -> None:
+        self.paused = None
+        self._held_until = 0.0
+        self._look()
+
+    def _raise_if_paused(self) -> None:
+        if self.paused is not None:
+            if self.paused.until > self._clock.now():
+                raise LanePaused(*self.paused)
+            self.resume()
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "in_flight": self.in_use,
+            "waiting": len(self._waiters),
+            "use": round(self._use, 4) if self._dims else None,
+            "calls": self.calls,
+            "refused": self.refused,
+            "local": self._away_until is not None,
+        }
+
+    async def close(self) -> None:
+        if self._pump is not None:
+            self._pump.cancel()
+        if self._share is not None and not self.in_use:
+            await self._ask_share(0, 0)
+
+    def _background(self, work: Awaitable[Any]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+_FIELD_OF = {
+    "r": "requests_per_minute", "t": "tokens_per_minute", "i": "input_tokens_per_minute",
+    "o": "output_tokens_per_minute", "rh": "requests_per_hour", "rd": "requests_per_day", "td": "tokens_per_day",
+}  # fmt: skip
