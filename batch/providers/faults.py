@@ -1,0 +1,89 @@
+"""The wall behind which foreign HTTP errors become ours.
+
+Owns: TransportFault and the two tables that translate every exception of httpx and pyreqwest into a
+FailureKind. A test asserts that the tables are total.
+May not touch: anything that sends. Texts hold no URL: a URL may hold what should not be shown.
+"""
+
+from __future__ import annotations
+
+import httpx
+from pyreqwest import exceptions as px
+
+from batch.domain.outcome import FailureKind
+
+
+class TransportFault(Exception):
+    """A call without a complete HTTP answer. `sent` is False when nothing can have been charged."""
+
+    def __init__(self, kind: FailureKind, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.sent = sent
+
+
+# The first row whose class fits decides; subclasses stand before their bases.
+PYREQWEST_FAULTS: tuple[tuple[type[Exception], FailureKind, str, bool], ...] = (
+    (px.ConnectTimeoutError, FailureKind.CONNECT, "connecting took too long", False),
+    (px.PoolTimeoutError, FailureKind.CONNECT, "no connection became free in time", False),
+    (px.ReadTimeoutError, FailureKind.TIMEOUT, "no answer in time", True),
+    (px.WriteTimeoutError, FailureKind.TIMEOUT, "sending took too long", True),
+    (px.RequestTimeoutError, FailureKind.TIMEOUT, "no answer in time", True),
+    (px.ConnectError, FailureKind.CONNECT, "could not connect", False),
+    (px.ReadError, FailureKind.DISCONNECT, "the connection broke while reading", True),
+    (px.WriteError, FailureKind.DISCONNECT, "the connection broke while sending", True),
+    (px.NetworkError, FailureKind.DISCONNECT, "the connection broke", True),
+    (px.TransportError, FailureKind.DISCONNECT, "the connection broke", True),
+    (px.DecodeError, FailureKind.BAD_ANSWER, "the answer could not be decoded", True),
+    (px.RedirectError, FailureKind.BAD_ANSWER, "the answer is a redirect", True),
+    (px.StatusError, FailureKind.BAD_ANSWER, "the answer is an HTTP error", True),
+    (px.ClientClosedError, FailureKind.DISCONNECT, "the client was closed", True),
+    (px.RequestPanicError, FailureKind.DISCONNECT, "the HTTP client failed", True),
+    (px.BuilderError, FailureKind.CONNECT, "the request could not be built: wrong URL, header or proxy", False),
+    (px.RequestError, FailureKind.DISCONNECT, "the connection broke", True),
+    (px.PyreqwestError, FailureKind.DISCONNECT, "the HTTP client failed", True),
+)
+
+HTTPX_FAULTS: tuple[tuple[type[Exception], FailureKind, str, bool], ...] = (
+    (httpx.ConnectTimeout, FailureKind.CONNECT, "connecting took too long", False),
+    (httpx.PoolTimeout, FailureKind.CONNECT, "no connection became free in time", False),
+    (httpx.ReadTimeout, FailureKind.TIMEOUT, "no answer in time", True),
+    (httpx.WriteTimeout, FailureKind.TIMEOUT, "sending took too long", True),
+    (httpx.TimeoutException, FailureKind.TIMEOUT, "no answer in time", True),
+    (httpx.ConnectError, FailureKind.CONNECT, "could not connect", False),
+    (httpx.ProxyError, FailureKind.CONNECT, "the proxy refused", False),
+    (httpx.UnsupportedProtocol, FailureKind.CONNECT, "not an http or https URL", False),
+    (httpx.LocalProtocolError, FailureKind.CONNECT, "the request breaks HTTP", False),
+    (httpx.RemoteProtocolError, FailureKind.DISCONNECT, "the server broke HTTP or closed without an answer", True),
+    (httpx.ReadError, FailureKind.DISCONNECT, "the connection broke while reading", True),
+    (httpx.WriteError, FailureKind.DISCONNECT, "the connection broke while sending", True),
+    (httpx.NetworkError, FailureKind.DISCONNECT, "the connection broke", True),
+    (httpx.TransportError, FailureKind.DISCONNECT, "the connection broke", True),
+    (httpx.DecodingError, FailureKind.BAD_ANSWER, "the answer could not be decoded", True),
+    (httpx.TooManyRedirects, FailureKind.BAD_ANSWER, "the answer is a redirect", True),
+    (httpx.RequestError, FailureKind.DISCONNECT, "the connection broke", True),
+    (httpx.InvalidURL, FailureKind.CONNECT, "not an http or https URL", False),
+    (httpx.StreamError, FailureKind.DISCONNECT, "the connection broke", True),
+    (httpx.HTTPError, FailureKind.DISCONNECT, "the connection broke", True),
+)
+
+FAULTS = (*PYREQWEST_FAULTS, *HTTPX_FAULTS)
+FOREIGN = (px.PyreqwestError, httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError)
+
+
+def translate(error: Exception) -> TransportFault:
+    """Our fault for a foreign one. `error` is one of FOREIGN."""
+    for foreign, kind, message, sent in FAULTS:
+        if isinstance(error, foreign):
+            cause = _root_cause(error)
+            return TransportFault(kind, f"{message} ({cause})" if cause else message, sent=sent)
+    return TransportFault(FailureKind.DISCONNECT, "the connection broke", sent=True)
+
+
+def _root_cause(error: BaseException) -> str:
+    """The innermost cause as pyreqwest tells it, e.g. "Connection refused (os error 111)". Never a URL."""
+    details = getattr(error, "details", None) or getattr(error.__cause__, "details", None) or {}
+    causes = details.get("causes") if isinstance(details, dict) else None
+    text = str(causes[-1].get("message", "")) if causes else ""
+    return "" if "://" in text else text[:200]

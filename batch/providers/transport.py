@@ -1,0 +1,231 @@
+"""The seam to the network: bytes in; status, headers and bytes out.
+
+Owns: one HTTP exchange in two ways — "direct" (pyreqwest) and "httpx" (httpx objects over pyreqwest, or
+over any httpx transport that a test brings) — with time and size limits, proxies, private CAs, mutual TLS.
+May not touch: what the bytes mean; retries. Every fault leaves as TransportFault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal, Protocol
+
+import httpx
+from pyreqwest.bytes import Bytes
+from pyreqwest.client import Client, ClientBuilder
+from pyreqwest.compatibility.httpx import HttpxTransport
+
+from batch.clock import SYSTEM_CLOCK, Clock
+from batch.domain.errors import InvalidConfiguration
+from batch.domain.outcome import FailureKind
+from batch.providers.faults import FOREIGN, TransportFault, translate
+from batch.providers.provider import Provider
+from batch.settings import Settings, TlsConfig
+
+CONNECT_TIMEOUT_S = 10.0
+FIRST_TOKEN_S = 300.0     # of a stream: until the first event with data
+BETWEEN_CHUNKS_S = 90.0   # of a stream: any bytes count, keep-alive comments too
+IDLE_S = 30.0             # a kept connection that waited longer is not used again
+ENGINE_IDLE_S = 4.0       # engines' servers close theirs after 5 s
+USER_AGENT = "batchmill"
+_DONE = b"data: [DONE]"
+
+NextChunk = Callable[[], Awaitable[bytes | Bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """One call. `timeout_s` is from connect to the last byte; `stream` adds the limits of SSE."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+    timeout_s: float
+    stream: bool = False
+    method: str = "POST"
+
+
+@dataclass(slots=True)
+class UpstreamResponse:
+    """`headers` have lower-case names; `body` is decompressed. `first_byte_s`: of SSE, the first data."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    first_byte_s: float
+
+
+class Transport(Protocol):
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse: ...
+    async def close(self) -> None: ...
+
+
+def make_transport(
+    kind: Literal["direct", "httpx"], provider: Provider, settings: Settings, clock: Clock = SYSTEM_CLOCK
+) -> Transport:
+    """One per provider and event loop. Raises InvalidConfiguration for certificates that cannot be used."""
+    client = _build_client(provider.tls, ENGINE_IDLE_S if provider.engine else IDLE_S)
+    if kind == "direct":
+        return DirectTransport(client, settings.response_max_bytes, clock)
+    return HttpxSeam(HttpxTransport(client), settings.response_max_bytes, clock)
+
+
+class DirectTransport:
+    """pyreqwest without httpx objects: about half the CPU per call (docs/benchmarks.md)."""
+
+    def __init__(self, client: Client, max_bytes: int, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._client = client
+        self._max_bytes = max_bytes
+        self._clock = clock
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        started = self._clock.monotonic()
+        try:
+            builder = self._client.request(request.method, request.url).headers(request.headers)
+            sending = builder.timeout(timedelta(seconds=request.timeout_s)).body_bytes(request.body).build_streamed()
+            async with sending as response:
+                headers = dict(response.headers)
+                reading = _Reading(self._clock, started, request.stream and _is_sse(headers), self._max_bytes)
+                body = await reading.all_of(response.body_reader.read_chunk)
+                return UpstreamResponse(response.status, headers, body, reading.first_byte_s)
+        except FOREIGN as error:
+            raise translate(error) from None
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+class HttpxSeam:
+    """Any httpx transport: pyreqwest's in production; MockTransport, ASGITransport and others in tests."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, max_bytes: int, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._transport = transport
+        self._max_bytes = max_bytes
+        self._clock = clock
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        started = self._clock.monotonic()
+        try:
+            outgoing = httpx.Request(
+                request.method,
+                request.url,
+                headers=request.headers,
+                content=request.body,
+                extensions={"timeout": {"read": request.timeout_s}},
+            )
+            response = await self._transport.handle_async_request(outgoing)
+            try:
+                headers = dict(response.headers)
+                reading = _Reading(self._clock, started, request.stream and _is_sse(headers), self._max_bytes)
+                body = await reading.all_of(_chunks(response))
+            finally:
+                await response.aclose()
+            return UpstreamResponse(response.status_code, headers, body, reading.first_byte_s)
+        except FOREIGN as error:
+            raise translate(error) from None
+
+    async def close(self) -> None:
+        await self._transport.aclose()
+
+
+class _Reading:
+    """Collects a body within its limits of size and, for SSE, of time between the pieces."""
+
+    def __init__(self, clock: Clock, started: float, is_sse: bool, max_bytes: int) -> None:
+        self._clock = clock
+        self._started = started
+        self._is_sse = is_sse
+        self._max_bytes = max_bytes
+        self.first_byte_s = clock.monotonic() - started
+
+    async def all_of(self, next_chunk: NextChunk) -> bytes:
+        if self._is_sse:
+            return await self._events(next_chunk)
+        chunk = await next_chunk()
+        if chunk is None:
+            return b""
+        body = bytes(chunk)
+        parts: list[bytes] | None = None
+        size = len(body)
+        while (chunk := await next_chunk()) is not None:
+            self._check_size(size := size + len(chunk))
+            if parts is None:
+                parts = [body]
+            parts.append(bytes(chunk))
+        self._check_size(size)
+        return body if parts is None else b"".join(parts)
+
+    async def _events(self, next_chunk: NextChunk) -> bytes:
+        parts: list[bytes] = []
+        size, has_data = 0, False
+        while True:
+            limit_s = BETWEEN_CHUNKS_S if has_data else FIRST_TOKEN_S - self.first_byte_s
+            try:
+                async with asyncio.timeout(max(0.0, limit_s)):
+                    chunk = await next_chunk()
+            except TimeoutError as error:
+                if isinstance(error, FOREIGN) and type(error) is not TimeoutError:
+                    raise  # the client's own limit on the whole call
+                where = "between two pieces of the stream" if has_data else "before the first token"
+                raise TransportFault(FailureKind.TIMEOUT, f"{limit_s:.0f} s {where}", sent=True) from None
+            if chunk is None:
+                return b"".join(parts)
+            piece = bytes(chunk)
+            parts.append(piece)
+            self._check_size(size := size + len(piece))
+            if not has_data and b"data:" in piece:
+                has_data = True
+                self.first_byte_s = self._clock.monotonic() - self._started
+            if _DONE in b"".join(parts[-2:])[-64:]:
+                return b"".join(parts)
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_bytes:
+            message = f"the answer is larger than response_max_bytes ({self._max_bytes})"
+            raise TransportFault(FailureKind.BAD_ANSWER, message, sent=True)
+
+
+def _chunks(response: httpx.Response) -> NextChunk:
+    iterator: AsyncIterator[bytes] = (
+        response.stream.__aiter__()  # pyreqwest decompresses; httpx must not try again
+        if "pyreqwest_response" in response.extensions and isinstance(response.stream, httpx.AsyncByteStream)
+        else response.aiter_bytes()
+    )
+
+    async def next_chunk() -> bytes | None:
+        return await anext(iterator, None)
+
+    return next_chunk
+
+
+def _is_sse(headers: Mapping[str, str]) -> bool:
+    return headers.get("content-type", "").startswith("text/event-stream")
+
+
+def _build_client(tls: TlsConfig, idle_s: float) -> Client:
+    """Proxies come from HTTPS_PROXY, HTTP_PROXY and NO_PROXY. Redirects would carry the key elsewhere: off."""
+    builder = (
+        ClientBuilder()
+        .user_agent(USER_AGENT)
+        .follow_redirects(False)
+        .referer(False)
+        .tcp_nodelay(True)
+        .tcp_keepalive(timedelta(seconds=60))
+        .connect_timeout(timedelta(seconds=CONNECT_TIMEOUT_S))
+        .pool_idle_timeout(timedelta(seconds=idle_s))
+        .max_connections(None)
+    )
+    try:
+        if tls.ca is not None:
+            builder = builder.add_root_certificate_pem(tls.ca.read_bytes())
+        if tls.cert is not None:
+            key = tls.key.read_bytes() if tls.key is not None else b""
+            builder = builder.identity_pem(tls.cert.read_bytes() + b"\n" + key)
+        return builder.build()
+    except OSError as error:
+        raise InvalidConfiguration(f"tls: {error.filename}: {error.strerror}", param="tls") from None
+    except FOREIGN:
+        raise InvalidConfiguration("tls: the certificate or key is not usable PEM", param="tls") from None
