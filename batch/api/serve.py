@@ -6,12 +6,15 @@ May not touch: migrations and the broker; `batchmill up` sees to them first.
 
 from __future__ import annotations
 
+import sys
+
 import uvicorn
 
 from batch.api.app import create_app
 from batch.api.security import check_listen_address
+from batch.domain.errors import BatchmillError
 from batch.operations.world import open_world
-from batch.settings import Settings
+from batch.settings import ConfigError, Settings, load_settings
 from batch.storage import projects
 from batch.telemetry import configure_logs, emit
 
@@ -35,6 +38,16 @@ def serve(settings: Settings) -> None:
         world.close()
 
 
+def main() -> int:
+    """`python -m batch.api.serve`, as `batchmill up` starts it; 2 for a wrong configuration."""
+    try:
+        serve(load_settings())
+    except (ConfigError, BatchmillError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
 def _config(settings: Settings, app: object) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]  # any ASGI application
@@ -53,3 +66,7 @@ def _config(settings: Settings, app: object) -> uvicorn.Config:
         timeout_graceful_shutdown=_DRAIN_S,
         backlog=_BACKLOG,
     )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

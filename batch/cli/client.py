@@ -43,8 +43,11 @@ class Server:
         """Store the file as batch input; streams from disk."""
         with path.open("rb") as source:
             return self._json(
-                "POST", "/v1/files", data={"purpose": "batch"},
-                files={"file": (path.name, source, "application/jsonl")}, timeout=None,
+                "POST",
+                "/v1/files",
+                data={"purpose": "batch"},
+                files={"file": (path.name, source, "application/jsonl")},
+                timeout=None,
             )
 
     def create_batch(self, body: Json) -> Json:

@@ -6,11 +6,11 @@ Owns: the numbers and the exception that carries one through a verb. Scripts rel
 from __future__ import annotations
 
 OK = 0
-LINES_FAILED = 1       # finished, with error lines
-BAD_INPUT = 2          # bad input or configuration; nothing was sent
-WAITS_FOR_PERSON = 3   # paused longer than --max-pause; state kept
-BUDGET_REACHED = 4     # state kept; raise --budget and run again
-INTERRUPTED = 130      # ^C; state kept
+LINES_FAILED = 1  # finished, with error lines
+BAD_INPUT = 2  # bad input or configuration; nothing was sent
+WAITS_FOR_PERSON = 3  # paused longer than --max-pause; state kept
+BUDGET_REACHED = 4  # state kept; raise --budget and run again
+INTERRUPTED = 130  # ^C; state kept
 
 
 class Leave(Exception):

@@ -15,7 +15,8 @@ from batch.domain.states import is_terminal
 from batch.operations.world import World
 from batch.storage import batches, explain, files
 from batch.storage.batches import BatchRow
-from batch.storage.explain import LaneWork, WorkerRow
+from batch.storage.explain import LaneWork
+from batch.storage.workers import WorkerRow, live_workers
 
 _MAX_ERRORS = 20
 
@@ -38,7 +39,7 @@ def explain_batch(world: World, project_id: int, public_id: str) -> dict[str, An
         work = [] if is_terminal(row.status) else explain.work_of_batch(conn, row.id)
         failures = explain.failures_of_batch(conn, row.id) if row.failed else []
         errors = batches.errors_of(conn, [row.id]).get(row.id, [])
-        live = explain.live_workers(conn)
+        live = live_workers(conn)
     return {
         "id": row.public_id,
         "file": source.filename if source else row.input_file,

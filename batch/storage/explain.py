@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from batch.storage.engine import db_now
-from batch.storage.tables import batch_lanes, lanes, results, workers
+from batch.storage.tables import batch_lanes, batches, lanes, results
 
 FAILING_LINES = 5
 
@@ -44,14 +43,6 @@ class FailureGroup:
     lines: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerRow:
-    name: str
-    kind: str
-    queues: list[str]
-    facts: dict[str, object]
-
-
 def work_of_batch(conn: sa.Connection, batch_id: int) -> list[LaneWork]:
     """The lanes in which the batch has open lines."""
     return _work(conn, batch_lanes.c.batch_id == batch_id)
@@ -72,14 +63,10 @@ def failures_of_batch(conn: sa.Connection, batch_id: int) -> list[FailureGroup]:
     return [FailureGroup(name, number, _first_lines(conn, where, code == name)) for name, number in counted]
 
 
-def live_workers(conn: sa.Connection, *, within_s: float = 60.0) -> list[WorkerRow]:
-    """Worker processes with a recent heartbeat, by name."""
-    rows = conn.execute(
-        sa.select(workers.c.name, workers.c.kind, workers.c.queues, workers.c.facts)
-        .where(workers.c.heartbeat_at > db_now() - int(within_s * 1000))
-        .order_by(workers.c.name)
-    )
-    return [WorkerRow(row.name, row.kind, list(row.queues), dict(row.facts)) for row in rows]
+def project_of_batch(conn: sa.Connection, public_id: str) -> int | None:
+    """Whose batch it is, for operators, who see all projects."""
+    found = conn.execute(sa.select(batches.c.project_id).where(batches.c.public_id == public_id)).scalar_one_or_none()
+    return None if found is None else int(found)
 
 
 def _work(conn: sa.Connection, where: sa.ColumnElement[bool] | None) -> list[LaneWork]:

@@ -1,0 +1,185 @@
+"""`batchmill admin`: operation by whoever holds the database. Owns the arguments; the work is operations'.
+
+These commands open the database themselves and see every project; they need no server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from batch.cli import exits, options
+from batch.cli.console import note, say, say_facts, say_json
+from batch.cli.supervisor import migrate_database
+from batch.cli.wording import date_time, plural
+from batch.domain.errors import NotFound
+from batch.operations import keys as key_operations
+from batch.operations.doctor import examine
+from batch.operations.pause_batch import pause_batch, resume_batch
+from batch.operations.pause_provider import pause_provider, resume_provider
+from batch.operations.replay_webhook import replay_webhook
+from batch.operations.world import World, open_world
+from batch.storage.explain import project_of_batch
+from batch.storage.projects import DEFAULT_PROJECT
+
+app = typer.Typer(
+    help="Operate the service: keys, migrations, pauses, health.",
+    no_args_is_help=True,
+    epilog="Example: batchmill admin keys create --project nightly",
+)
+keys = typer.Typer(
+    help="API keys. While there is none, the server listens on loopback only and asks for none.",
+    no_args_is_help=True,
+    epilog="Example: batchmill admin keys list",
+)
+app.add_typer(keys, name="keys")
+
+Target = Annotated[str, typer.Argument(metavar="BATCH|PROVIDER", help="batch_…, NAME or NAME/MODEL.")]
+
+
+@contextmanager
+def _world(data_dir: Any, config: Any) -> Iterator[World]:
+    world = open_world(options.settings_of(config, data_dir=data_dir))
+    migrate_database(world.settings)
+    try:
+        yield world
+    finally:
+        world.close()
+
+
+@keys.command("create", epilog="Example: batchmill admin keys create --project nightly --name laptop")
+def create(
+    project: Annotated[str, typer.Option("--project", help="Made if there is none of that name.")] = DEFAULT_PROJECT,
+    name: Annotated[str, typer.Option("--name", help="To know it by in the list.")] = "key",
+    as_json: options.Json = False,
+    data_dir: options.DataDir = None,
+    config: options.Config = None,
+) -> None:
+    """Make a key and print it, once. From then on the API asks for keys."""
+    with _world(data_dir, config) as world:
+        made = key_operations.create_key(world, project=project, name=name)
+    if as_json:
+        say_json(asdict(made))
+    else:
+        say(made.key)
+        note(f"{made.public_id}, project {made.project}. It is not shown again; only its hash is kept.")
+
+
+@keys.command("list", epilog="Example: batchmill admin keys list --project nightly")
+def list_keys(
+    project: Annotated[str | None, typer.Option("--project", help="Only this project's.")] = None,
+    as_json: options.Json = False,
+    data_dir: options.DataDir = None,
+    config: options.Config = None,
+) -> None:
+    """List keys by their last four characters."""
+    with _world(data_dir, config) as world:
+        found = key_operations.list_keys(world, project=project)
+    if as_json:
+        say_json([asdict(row) for row in found])
+        return
+    if not found:
+        note("no keys: the API asks for none and listens on loopback only")
+    for row in found:
+        used = f"last used {date_time(row.last_used_at / 1000)}" if row.last_used_at else "never used"
+        state = "revoked" if row.revoked_at else used
+        say(f"{row.public_id}   …{row.hint}   {row.project}   {row.name}   {state}")
+
+
+@keys.command("revoke", epilog="Example: batchmill admin keys revoke key_3f…")
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="As `keys list` shows it.")],
+    data_dir: options.DataDir = None,
+    config: options.Config = None,
+) -> None:
+    """Refuse a key from now on."""
+    with _world(data_dir, config) as world:
+        was_live = key_operations.revoke_key(world, key_id)
+    note(f"{key_id} is revoked" if was_live else f"{key_id} was revoked already")
+
+
+@app.command("migrate", epilog="Example: batchmill admin migrate")
+def migrate(data_dir: options.DataDir = None, config: options.Config = None) -> None:
+    """Bring the database to this version's tables. `up` does it by itself."""
+    migrate_database(options.settings_of(config, data_dir=data_dir))
+    note("the database is up to date")
+
+
+@app.command("doctor", epilog="Example: batchmill admin doctor")
+def doctor(as_json: options.Json = False, data_dir: options.DataDir = None, config: options.Config = None) -> None:
+    """Check every invariant of the database and the files; say what is wrong and what would mend it."""
+    settings = options.settings_of(config, data_dir=data_dir)
+    world = open_world(settings)
+    try:
+        report = examine(world)
+    finally:
+        world.close()
+    if as_json:
+        say_json([asdict(finding) for finding in report])
+    else:
+        for finding in report:
+            mark = {"ok": "ok", "warning": "warning", "wrong": "WRONG"}[finding.verdict]
+            say_facts([(f"{mark:<8}{finding.check}", finding.detail)])
+            if finding.mend:
+                say(f"         mend: {finding.mend}")
+    if any(finding.verdict == "wrong" for finding in report):
+        raise exits.Leave(exits.LINES_FAILED)
+
+
+@app.command("pause", epilog="Example: batchmill admin pause xai")
+def pause(target: Target, data_dir: options.DataDir = None, config: options.Config = None) -> None:
+    """Send nothing new for a batch, or to a provider, until resumed."""
+    with _world(data_dir, config) as world:
+        if target.startswith("batch_"):
+            pause_batch(world, _owner(world, target), target)
+            note(f"{target} is paused; go on: batchmill admin resume {target}")
+            return
+        provider, _, model = target.partition("/")
+        number = pause_provider(world, provider, model=model or None)
+        note(f"{target}: {plural(number, 'model')} paused; go on: batchmill admin resume {target}")
+
+
+@app.command("resume", epilog="Example: batchmill admin resume batch_67f0a1… --budget 25")
+def resume(
+    target: Target,
+    budget: Annotated[
+        float | None, typer.Option("--budget", metavar="USD", help="A new budget for the batch.", min=0)
+    ] = None,
+    max_failure_share: Annotated[str | None, typer.Option("--max-failure-share", help="A new share, e.g. 5%.")] = None,
+    data_dir: options.DataDir = None,
+    config: options.Config = None,
+) -> None:
+    """Lift the pause of a batch or a provider."""
+    share = options.share_of(max_failure_share, "--max-failure-share") if max_failure_share else None
+    with _world(data_dir, config) as world:
+        if target.startswith("batch_"):
+            resume_batch(world, _owner(world, target), target, budget_usd=budget, max_failure_share=share)
+            note(f"{target} goes on")
+            return
+        provider, _, model = target.partition("/")
+        number = resume_provider(world, provider, model=model or None)
+        note(f"{target}: {plural(number, 'pause')} lifted")
+
+
+@app.command("replay", epilog="Example: batchmill admin replay wh_685c05…")
+def replay(
+    webhook_id: Annotated[str, typer.Argument(metavar="WEBHOOK_ID", help="The delivery's webhook-id.")],
+    data_dir: options.DataDir = None,
+    config: options.Config = None,
+) -> None:
+    """Deliver a webhook again, also one that was given up."""
+    with _world(data_dir, config) as world:
+        replay_webhook(world, webhook_id)
+    note(f"{webhook_id} is due again")
+
+
+def _owner(world: World, batch_id: str) -> int:
+    with world.db.read() as conn:
+        project_id = project_of_batch(conn, batch_id)
+    if project_id is None:
+        raise NotFound(f"No batch found with id '{batch_id}'.")
+    return project_id

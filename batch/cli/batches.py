@@ -1,0 +1,267 @@
+"""The verbs that speak with a server: submit, status, results, cancel, retry.
+
+Owns: their arguments and output. Each is a few calls of client.py; what a batch's facts mean in words
+stands in story.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from batch.cli import exits, options
+from batch.cli.client import Server
+from batch.cli.console import STDOUT, note, say, say_json
+from batch.cli.progress import BatchProgress
+from batch.cli.story import tell
+from batch.cli.wording import count, date_time, plural, size
+from batch.clock import SYSTEM_CLOCK
+from batch.domain.errors import InvalidRequest
+from batch.domain.states import is_terminal
+from batch.files.local_file import write_atomically
+from batch.operations.join_csv import join_csv
+
+WATCH_EVERY_S = 1.0
+
+
+def register(app: typer.Typer) -> None:
+    app.command("submit", epilog="Example: batchmill submit docs.jsonl --window 24h")(submit)
+    app.command("status", epilog="Example: batchmill status batch_67f0a1… -w        All of them: batchmill status")(
+        status
+    )
+    app.command(
+        "results", epilog="Example: batchmill results batch_67f0a1… -o out.jsonl        As they come: --follow"
+    )(results)
+    app.command("cancel", epilog="Example: batchmill cancel batch_67f0a1…")(cancel)
+    app.command("retry", epilog="Example: batchmill retry batch_67f0a1…")(retry)
+
+
+def submit(
+    file: Annotated[
+        Path, typer.Argument(metavar="IN", exists=True, dir_okay=False, readable=True, help="JSONL of requests.")
+    ],
+    endpoint: Annotated[str, typer.Option("--endpoint", help="What each line asks.")] = "/v1/chat/completions",
+    window: Annotated[str, typer.Option("--window", help="Completion window: 90m, 24h, 7d.")] = "24h",
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="An option of the batch, e.g. priority=low; repeat it."),
+    ] = None,
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="Stay and show progress.")] = False,
+    as_json: options.Json = False,
+    server: options.Server = None,
+    api_key: options.ApiKey = None,
+) -> None:
+    """Upload a file and start a batch on a server."""
+    options.seconds_of(window, "--window")
+    with Server(options.client_settings(server, api_key)) as api:
+        stored = api.upload(file)
+        body = {"input_file_id": stored["id"], "endpoint": endpoint, "completion_window": window}
+        chosen = parse_options(option or [])
+        batch = api.create_batch(body | ({"options": chosen} if chosen else {}))
+        if as_json:
+            say_json(batch)
+        else:
+            say(f"{file.name}   {batch['id']}   {batch['status']}   ({size(stored['bytes'])})")
+            note(f"watch it: batchmill status {batch['id']} -w")
+        if watch:
+            _watch(api, batch["id"], quiet=as_json)
+
+
+def status(
+    batch_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="One batch; without it, the newest ones.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="Stay and show progress until it ends.")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many to list.")] = 20,
+    as_json: options.Json = False,
+    server: options.Server = None,
+    api_key: options.ApiKey = None,
+) -> None:
+    """Say how a batch fares and why, or list the newest."""
+    with Server(options.client_settings(server, api_key)) as api:
+        if batch_id is None:
+            _list(api, limit, as_json)
+        elif watch:
+            story = _watch(api, batch_id, quiet=as_json)
+            _show(story, as_json)
+        else:
+            _show(api.explanation(batch_id), as_json)
+
+
+def results(
+    batch_id: options.BatchId,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Write here (default: stdout).", show_default=False, dir_okay=False),
+    ] = None,
+    errors: Annotated[bool, typer.Option("--errors", help="The error file instead of the answers.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Print lines as they come, in order of completion.")] = False,
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            "--csv",
+            metavar="TABLE",
+            help="Join answers and errors back to this table of `prepare`, as CSV.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    id_column: Annotated[
+        str | None, typer.Option("--id", metavar="COLUMN", help="With --csv: the column that `prepare --id` named.")
+    ] = None,
+    server: options.Server = None,
+    api_key: options.ApiKey = None,
+) -> None:
+    """Fetch answers: of a finished batch (with those of its retries), or live with --follow."""
+    with Server(options.client_settings(server, api_key)) as api:
+        if csv is not None:
+            _write(join_csv(csv, _every_line(api, batch_id), id_column=id_column), out)
+        elif follow:
+            _write((line + b"\n" for line in _follow(api, batch_id)), out)
+        else:
+            _write(_finished(api, batch_id, errors), out)
+
+
+def cancel(
+    batch_id: options.BatchId,
+    as_json: options.Json = False,
+    server: options.Server = None,
+    api_key: options.ApiKey = None,
+) -> None:
+    """Stop a batch. Calls in flight land; what is done is kept."""
+    with Server(options.client_settings(server, api_key)) as api:
+        batch = api.act(batch_id, "cancel")
+        say_json(batch) if as_json else say(f"{batch['id']}   {batch['status']}")
+
+
+def retry(
+    batch_id: options.BatchId,
+    as_json: options.Json = False,
+    server: options.Server = None,
+    api_key: options.ApiKey = None,
+) -> None:
+    """Run the lines without an answer again, as a new batch linked to this one."""
+    with Server(options.client_settings(server, api_key)) as api:
+        batch = api.act(batch_id, "retry")
+        if as_json:
+            say_json(batch)
+        else:
+            say(f"{batch['id']}   {batch['status']}   retry of {batch_id}")
+            note(f"the answers of both together: batchmill results {batch_id}")
+
+
+def parse_options(pairs: list[str]) -> dict[str, Any]:
+    """["priority=low", "schema_retries=3"] → {"priority": "low", "schema_retries": 3}; values are JSON or text."""
+    chosen: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f'"{pair}": write KEY=VALUE, for instance priority=low', param_hint="--option")
+        try:
+            chosen[name] = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            chosen[name] = text
+    return chosen
+
+
+def _list(api: Server, limit: int, as_json: bool) -> None:
+    found = api.batches(limit)
+    if as_json:
+        say_json(found)
+        return
+    if not found:
+        note("no batches yet; start one: batchmill submit FILE.jsonl")
+    for batch in found:
+        counts = batch["request_counts"]
+        state = batch["status"] + (", PAUSED" if batch.get("paused") else "")
+        done = counts["completed"] + counts["failed"]
+        failed = f", {count(counts['failed'])} failed" if counts["failed"] else ""
+        say(
+            f"{batch['id']}   {date_time(batch['created_at'])}   {state:<20}   {count(done)}/{count(counts['total'])}{failed}"
+        )
+
+
+def _show(story: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        say_json(story)
+        return
+    for row in tell(story):
+        STDOUT.print(row)
+
+
+def _watch(api: Server, batch_id: str, *, quiet: bool) -> dict[str, Any]:
+    """Progress until the batch ends; the last explanation."""
+    story = api.explanation(batch_id)
+    if quiet:
+        while not is_terminal(story["status"]):
+            SYSTEM_CLOCK.sleep(WATCH_EVERY_S)
+            story = api.explanation(batch_id)
+        return story
+    with BatchProgress() as bar:
+        bar.show(story)
+        while not is_terminal(story["status"]):
+            SYSTEM_CLOCK.sleep(WATCH_EVERY_S)
+            story = api.explanation(batch_id)
+            bar.show(story)
+    return story
+
+
+def _finished(api: Server, batch_id: str, errors: bool) -> Iterator[bytes]:
+    batch = api.batch(batch_id)
+    if not is_terminal(batch["status"]):
+        raise InvalidRequest(
+            f"{batch_id} is {batch['status']}: its files are not written yet\n"
+            f"what is there so far: batchmill results {batch_id} --follow"
+        )
+    file_id = batch["error_file_id"] if errors else batch["output_file_id"]
+    if file_id is None:
+        counts = batch["request_counts"]
+        note(
+            f"no {'error' if errors else 'output'} file: {plural(counts['completed'], 'line')} completed, {count(counts['failed'])} failed"
+        )
+        raise exits.Leave(exits.OK if errors else exits.LINES_FAILED)
+    return api.content(file_id)
+
+
+def _every_line(api: Server, batch_id: str) -> Iterator[bytes]:
+    """Lines of both files, answers first."""
+    batch = api.batch(batch_id)
+    for file_id in (batch["output_file_id"], batch["error_file_id"]):
+        if file_id is not None:
+            yield from _split(api.content(file_id))
+
+
+def _follow(api: Server, batch_id: str) -> Iterator[bytes]:
+    cursor = 0
+    while True:
+        lines, cursor, ended = api.results_after(batch_id, cursor)
+        yield from lines
+        if ended and not lines:
+            return
+        if not lines:
+            sys.stdout.flush()
+            SYSTEM_CLOCK.sleep(WATCH_EVERY_S)
+
+
+def _split(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for block in blocks:
+        *lines, rest = (rest + block).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
+
+
+def _write(blocks: Iterator[bytes], out: Path | None) -> None:
+    if out is None:
+        for block in blocks:
+            sys.stdout.buffer.write(block)
+            sys.stdout.buffer.flush()
+        return
+    written = write_atomically(out, blocks)
+    note(f"{out}  {size(written)}")

@@ -1,0 +1,211 @@
+"""`batchmill up` and `batchmill worker`: the service in the foreground.
+
+Owns: the start-up table, the loop that ticks the stack, the signals that end it.
+May not touch: how children are started (supervisor.py).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from batch.cli import local_model, options
+from batch.cli.console import is_terminal, note, say_facts
+from batch.cli.datadir import DataDir
+from batch.cli.supervisor import TICK_S, Plan, Stack, child_environment, free_port, require_free_port, worker_arguments
+from batch.clock import SYSTEM_CLOCK
+from batch.domain.errors import InvalidConfiguration
+from batch.operations.bells import CALLS_QUEUE, JOBS_QUEUE
+from batch.providers.catalog import Catalog
+from batch.settings import Settings
+
+PARTS = {
+    "api": frozenset({"api"}),
+    "worker": frozenset({"workers", "jobs"}),
+    "beat": frozenset({"beat"}),
+}
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        "up", epilog="Example: batchmill up --workers 2        With a model and no key: batchmill up --local-model"
+    )(up)
+    app.command("worker", epilog="Example: batchmill worker -Q calls        The same: celery -A workers.app worker")(
+        worker
+    )
+
+
+def up(
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, max=256, help="Worker processes.", show_default="1")
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option("--only", metavar="PART", help="Just api, worker, beat, or the workers of one PROVIDER."),
+    ] = None,
+    with_local_model: Annotated[
+        bool, typer.Option("--local-model", help="Also serve the bundled small model, as the provider `local`.")
+    ] = False,
+    host: Annotated[
+        str | None, typer.Option("--host", help="Address to listen on (default 127.0.0.1).", show_default=False)
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", help="Port of the API (default 8484).", show_default=False)
+    ] = None,
+    data_dir: options.DataDir = None,
+    config: options.Config = None,
+) -> None:
+    """Run the whole service in the foreground: API, queue, workers. ^C ends all of it."""
+    settings = options.settings_of(config, workers=workers, host=host, port=port, data_dir=data_dir)
+    plan = make_plan(settings, only=only, config=config, with_local_model=with_local_model)
+    data = DataDir(settings.resolved_data_dir)
+    data.make()
+    if only is None:
+        data.lock({"kind": "up"})
+    if "api" in plan.parts:
+        require_free_port(settings.host, settings.port)
+    stack = Stack(plan, data if only is None else _part_of(data, only), note)
+    _serve(stack, data, only)
+
+
+def make_plan(
+    settings: Settings, *, only: str | None = None, config: Path | None = None, with_local_model: bool = False
+) -> Plan:
+    """What `up` starts. Raises InvalidConfiguration."""
+    extra: dict[str, dict[str, Any]] = {}
+    if with_local_model:
+        local_model.find_model()
+        extra[local_model.PROVIDER] = local_model.provider_config(free_port())
+    queues = provider_queues(Catalog.from_settings(settings))
+    parts = frozenset({"api", "workers", "jobs", "beat"})
+    if only in PARTS:
+        parts = PARTS[only]
+    elif only is not None:
+        parts, queues = frozenset({"workers"}), (_queue_of(settings, only),)
+    return Plan(settings, parts=parts, queues=queues, config=config, with_local_model=with_local_model,
+                extra_providers=extra, log_to_files=is_terminal())  # fmt: skip
+
+
+def provider_queues(catalog: Catalog) -> tuple[str, ...]:
+    """The default queue and those that providers have for themselves."""
+    own = {provider.queue for provider in catalog.providers.values()} - {CALLS_QUEUE}
+    return (CALLS_QUEUE, *sorted(own))
+
+
+def _queue_of(settings: Settings, name: str) -> str:
+    providers = Catalog.from_settings(settings).providers
+    if name not in providers:
+        known = ", ".join(["api", "worker", "beat", *providers])
+        raise InvalidConfiguration(f"--only {name}: no such part or provider; there are {known}", param="only")
+    queue: str = providers[name].queue
+    if queue == CALLS_QUEUE:
+        raise InvalidConfiguration(
+            f'--only {name}: this provider shares the queue "{CALLS_QUEUE}"\n'
+            f'give it one of its own:  [providers.{name}]  queue = "{name}"',
+            param="only",
+        )
+    return queue
+
+
+def _part_of(data: DataDir, only: str) -> DataDir:
+    """A part shares the data directory; what it remembers of children is its own."""
+    part = DataDir(data.path / "parts" / f"{only}-{os.getpid()}")
+    part.make()
+    return part
+
+
+def _serve(stack: Stack, data: DataDir, only: str | None) -> None:
+    stopping = _until_told_to_stop()
+    note(f"data       {data.path}", style="bold")
+    stack.start()
+    try:
+        if only is None:
+            data.describe({"kind": "up", "address": stack.address})
+        say_facts(start_table(stack, only))
+        while not stopping:
+            stack.tick()
+            SYSTEM_CLOCK.sleep(TICK_S)
+        note(f"stopping: calls in flight may land for {stack.plan.settings.drain_s:g} s; ^C again ends at once")
+    finally:
+        stack.stop(drain=len(stopping) < 2)
+        data.unlock()
+    note("stopped; nothing is lost, the next start continues")
+
+
+def _until_told_to_stop() -> list[int]:
+    """A list that is empty until SIGINT or SIGTERM came; a second one raises out of the wait."""
+    seen: list[int] = []
+
+    def stop(number: int, _frame: Any) -> None:
+        seen.append(number)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    return seen
+
+
+def start_table(stack: Stack, only: str | None) -> list[tuple[str, str]]:
+    """What runs and what is missing, in a few rows."""
+    settings, parts = stack.plan.settings, stack.plan.parts
+    rows = []
+    if "api" in parts:
+        rows.append(("api", f"{stack.address}/v1   docs {stack.address}/docs"))
+    if "workers" in parts:
+        jobs = " and one for jobs" if "jobs" in parts else ""
+        rows.append(("workers", f"{settings.workers} for {', '.join(stack.plan.queues)}{jobs}"))
+    if only is None:
+        broker = "BATCHMILL_REDIS_URL" if settings.redis_url else f"embedded Valkey on {settings.valkey_socket}"
+        rows.append(("broker", broker))
+        rows.append(
+            ("database", "PostgreSQL" if settings.database_url and "postgres" in settings.database_url else "SQLite")
+        )
+    rows += provider_rows(settings, stack.plan)
+    if stack.plan.log_to_files:
+        rows.append(("logs", f"{settings.resolved_data_dir / 'logs'}/"))
+    if "api" in parts:
+        rows.append(("try", f"batchmill submit FILE.jsonl   or an OpenAI client with base_url={stack.address}/v1"))
+    return rows
+
+
+def provider_rows(settings: Settings, plan: Plan) -> list[tuple[str, str]]:
+    """One row: the providers that can be used, then one row per provider without its key."""
+    catalog = Catalog.from_settings(settings)
+    ready = [name for name, provider in catalog.providers.items() if provider.missing_key is None]
+    ready += [
+        f"{name} ({', '.join(given['models'])})" for name, given in plan.extra_providers.items() if "models" in given
+    ]
+    missing = [(name, p.missing_key) for name, p in catalog.providers.items() if p.missing_key is not None]
+    rows = [
+        (
+            "providers",
+            ", ".join(ready)
+            if ready
+            else "none: set a key such as XAI_API_KEY, write batchmill.toml, or add --local-model",
+        )
+    ]
+    return rows + [("", f"{name}: no key, set {variable}") for name, variable in missing]
+
+
+def worker(
+    queues: Annotated[
+        str, typer.Option("-Q", "--queues", help="Celery queues to serve.")
+    ] = f"{CALLS_QUEUE},{JOBS_QUEUE}",
+    pool: Annotated[
+        str | None, typer.Option("-P", "--pool", help="Celery pool (default: the app's).", show_default=False)
+    ] = None,
+    name: Annotated[str, typer.Option("-n", "--name", help="Name of this worker.")] = "worker",
+    data_dir: options.DataDir = None,
+    config: options.Config = None,
+) -> None:
+    """Run one ordinary Celery worker of this app (for process managers of your own)."""
+    settings = options.settings_of(config, data_dir=data_dir)
+    arguments = worker_arguments(name, tuple(queues.split(",")), pool, None, settings.log_level)
+    command = [sys.executable, "-m", "celery", "-A", "workers.app", *arguments]
+    os.execve(sys.executable, command, child_environment(Plan(settings, config=config)))  # noqa: S606 - becomes it
