@@ -112,6 +112,8 @@ EVENTS: dict[str, Event] = {
     "pace_waited": Event("debug", (Measure(PACE_SECONDS, "seconds"),)),
     "lane_load": Event("debug", (Measure(IN_FLIGHT, "in_flight"), Measure(WINDOW, "window"))),
     "limit_used": Event("debug", (Measure(PACE_USED, "ratio"),)),
+    "pacing_alone": Event("warning"),
+    "pacing_shared": Event("info"),
     "lane_paused": Event("warning", (Measure(LANE_PAUSES),)),
     "lane_resumed": Event("info"),
     "answer_repaired": Event("debug", (Measure(REPAIRS),)),
