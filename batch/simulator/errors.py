@@ -76,7 +76,7 @@ def refusal_problem(refusal: Refusal, model: str) -> Problem:
     )
     text = (
         f"Rate limit reached for {model} in organization org-simulated on {limit.what.replace('_', ' ')} per {unit} "
-        f"({short}): Limit {int(limit.amount)}, Used {int(refusal.used)}, Requested {int(refusal.requested)}."
+        f"({short}): Limit {int(limit.amount)}, Used {math.ceil(refusal.used)}, Requested {int(refusal.requested)}."
     )
     if math.isfinite(refusal.retry_after_s):
         text += f" Please try again in {duration(refusal.retry_after_s)}."

@@ -219,7 +219,11 @@ def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """Both schemas at once, for what answers need: properties and required unite, bounds tighten."""
     merged = {**second, **first}
     if "properties" in first and "properties" in second:
-        merged["properties"] = {**second["properties"], **first["properties"]}
+        merged["properties"] = dict(second["properties"])
+        for name, part in first["properties"].items():
+            other = second["properties"].get(name)
+            both = isinstance(part, dict) and isinstance(other, dict)
+            merged["properties"][name] = _merged(part, other) if both else part
     if "required" in first and "required" in second:
         merged["required"] = [*second["required"], *first["required"]]
     for word, pick in (("minimum", max), ("minLength", max), ("minItems", max), ("maximum", min), ("maxLength", min)):
