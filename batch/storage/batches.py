@@ -160,13 +160,13 @@ def page_batches(conn: sa.Connection, project_id: int, *, limit: int, after: int
 
 
 def errors_of(conn: sa.Connection, batch_ids: Sequence[int]) -> dict[int, list[BatchError]]:
-    """The entries of each batch that has any, in line order."""
+    """The entries of each batch that has any, in line order, those of the file as a whole last."""
     found: dict[int, list[BatchError]] = {}
     columns = (batch_errors.c[name] for name in ("batch_id", "code", "message", "param", "line"))
     rows = conn.execute(
         sa.select(*columns)
         .where(batch_errors.c.batch_id.in_(batch_ids))
-        .order_by(batch_errors.c.batch_id, batch_errors.c.position)
+        .order_by(batch_errors.c.batch_id, batch_errors.c.line.is_(None), batch_errors.c.line, batch_errors.c.position)
     )
     for batch_id, *entry in rows:
         found.setdefault(batch_id, []).append(BatchError(*entry))

@@ -1,0 +1,166 @@
+"""Which lanes serve which line of one batch, and whether any of their providers can.
+
+Owns: resolving each model once per batch, the numbered routes that request rows point at, and planning
+each distinct shape of request once per route, so that a million like lines cost one plan.
+May not touch: rows of requests. Serves ingest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from batch.completions.cards import Card
+from batch.completions.parameters import part_features
+from batch.completions.plan import PlanOptions, plan_line
+from batch.completions.rules import CHAT
+from batch.domain.errors import InvalidRequest, UnknownModel
+from batch.domain.line import LineProblem
+from batch.domain.options import BatchOptions
+from batch.operations.world import World
+from batch.providers.catalog import Hop, Route
+from batch.storage.lanes import LaneRow, ensure_lane, get_lanes
+
+MAX_ROUTES = 1000  # per batch: a file with more distinct models than this is a mistake
+_SHAPES_KEPT = 4096
+_NO_SHAPE = frozenset({"messages", "input", "seed", "user", "metadata", "prompt_cache_key", "safety_identifier"})
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
+@dataclass(slots=True)
+class BookedRoute:
+    """`lanes` in the order of `hops`; `number` is its index in the batch's routes."""
+
+    number: int
+    lanes: list[int]
+    hops: tuple[Hop, ...]
+    cards: list[Card]
+    is_pinned: bool
+
+
+class RouteBook:
+    """The routes of one batch. `routes` is what the batch row keeps; numbers never change once given."""
+
+    def __init__(
+        self,
+        world: World,
+        endpoint: str,
+        options: BatchOptions,
+        allowed: Sequence[str] | None,
+        routes: list[list[int]] | None = None,
+    ) -> None:
+        self.routes: list[list[int]] = list(routes or [])
+        self._world = world
+        self._endpoint = endpoint
+        self._options = options
+        self._allowed = allowed
+        self._booked: dict[tuple[str, str | None], BookedRoute | LineProblem] = {}
+        self._judged: dict[Any, LineProblem | None] = {}
+        self._plan_options = {
+            pinned: PlanOptions(options.on_unsupported, options.schema_retries, options.grow_max_tokens, pinned)
+            for pinned in (False, True)
+        }
+
+    def book(self, model: str, override: dict[str, Any]) -> BookedRoute | LineProblem:
+        """The route for a model, made when it is new; or why nobody serves it."""
+        provider: Any = None
+        if override:
+            provider = override.get("provider")
+            if set(override) != {"provider"} or not isinstance(provider, str) or not provider:
+                message = "Invalid 'batchmill': expected {\"provider\": NAME}."
+                return LineProblem("invalid_value", message, "batchmill")
+        key = (model, provider)
+        known = self._booked.get(key)
+        if known is None:
+            if len(self._booked) >= MAX_ROUTES:
+                return LineProblem("invalid_request", f"A batch holds at most {MAX_ROUTES:,} models.", "body.model")
+            known = self._booked[key] = self._resolve(model, provider)
+        return known
+
+    def judge(self, body: dict[str, Any], route: BookedRoute) -> LineProblem | None:
+        """None when some provider of the route can serve the body, emulation included."""
+        key = (route.number, route.is_pinned, *self._shape(body))
+        try:
+            return self._judged[key]
+        except KeyError:
+            if len(self._judged) >= _SHAPES_KEPT:
+                self._judged.clear()
+            verdict = self._judged[key] = self._plan(body, route)
+            return verdict
+
+    def unpriced(self) -> list[str]:
+        """`provider / model` of every hop whose price is unknown."""
+        catalog = self._world.catalog
+        found = {
+            f"{lane.provider} / {lane.model}": None
+            for lane in self.lanes().values()
+            if lane.provider not in catalog.providers or catalog.providers[lane.provider].price(lane.model) is None
+        }
+        return list(found)
+
+    def lanes(self) -> dict[int, LaneRow]:
+        """All lanes of all routes, by id."""
+        ids = {lane_id for route in self.routes for lane_id in route}
+        with self._world.db.read() as conn:
+            return {lane.id: lane for lane in get_lanes(conn, ids)} if ids else {}
+
+    def _resolve(self, model: str, provider: str | None) -> BookedRoute | LineProblem:
+        choice = [provider] if provider else self._options.providers
+        try:
+            route = self._world.catalog.resolve(model, providers=choice, allowed=self._allowed)
+        except UnknownModel as error:
+            message = f"The provided model '{model}' is not supported by the Batch API. ({error.message})"
+            return LineProblem("model_not_found", message, "body.model")
+        return self._book(route, is_pinned=provider is not None)
+
+    def _book(self, route: Route, *, is_pinned: bool) -> BookedRoute:
+        hops = route.hops[:1] if is_pinned or route.fallback == "never" else route.hops
+        providers = self._world.catalog.providers
+
+        def ensure() -> list[LaneRow]:
+            with self._world.db.write() as conn:
+                ids = [
+                    ensure_lane(conn, hop.provider, providers[hop.provider].key_id, hop.model,
+                                providers[hop.provider].queue)
+                    for hop in hops
+                ]  # fmt: skip
+                rows = {row.id: row for row in get_lanes(conn, ids)}
+                return [rows[lane_id] for lane_id in ids]
+
+        rows = self._world.db.retrying(ensure)
+        lanes = [row.id for row in rows]
+        if lanes not in self.routes:
+            self.routes.append(lanes)
+        cards = [providers[hop.provider].card(hop.model, row.learned) for hop, row in zip(hops, rows, strict=True)]
+        return BookedRoute(self.routes.index(lanes), lanes, hops, cards, is_pinned)
+
+    def _plan(self, body: dict[str, Any], route: BookedRoute) -> LineProblem | None:
+        first: InvalidRequest | None = None
+        for card in route.cards:
+            try:
+                plan_line(body, card, self._plan_options[route.is_pinned], endpoint=self._endpoint)
+            except InvalidRequest as error:
+                first = first or error
+            else:
+                return None
+        assert first is not None
+        return LineProblem(first.code, first.message, first.param)
+
+    def _shape(self, body: dict[str, Any]) -> tuple[Any, ...]:
+        """What a plan can depend on: every key and value but texts and labels, and the kinds of content parts."""
+        shape: list[Any] = [
+            (key, value) if type(value) in _PLAIN else (key, orjson.dumps(value))
+            for key, value in body.items()
+            if key not in _NO_SHAPE
+        ]
+        if "seed" in body:
+            shape.append(("seed", body["seed"] is None))
+        if self._endpoint == CHAT:
+            for message in body["messages"]:
+                if type(message.get("content")) is list:
+                    shape.append(frozenset(part_features(body["messages"])))
+                    break
+        return tuple(shape)

@@ -1,0 +1,97 @@
+"""Judge a file as a whole: too little, too much, too dear, too slow.
+
+Owns: the refusals that need every line counted (empty file, unknown price under a budget, the project's
+limits) and the warnings of a batch. May not touch: single lines. Serves ingest, at its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from batch.domain.limits import Limits
+from batch.operations.routing import RouteBook
+from batch.operations.slicing import RouteLines
+from batch.operations.warn_window import LaneLoad, forecast, window_warning
+from batch.operations.world import World
+from batch.storage import batches
+from batch.storage.batches import BatchRow
+from batch.storage.ingest import ErrorRow
+from batch.storage.lanes import LaneRow
+from batch.storage.projects import Project
+
+
+@dataclass(slots=True)
+class BatchWeight:
+    """Counts of one file; tokens are estimates of the accepted lines."""
+
+    accepted: int = 0
+    refused: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def lines(self) -> int:
+        return self.accepted + self.refused
+
+
+def refuse_batch(
+    world: World, batch: BatchRow, project: Project, book: RouteBook, weight: BatchWeight
+) -> ErrorRow | None:
+    """Why the batch may not start, if so."""
+    if weight.lines == 0:
+        message = "The input file is empty. Please ensure that the batch contains at least one request."
+        return ErrorRow("empty_file", message, None, None)
+    unpriced = book.unpriced() if batch.budget_usd is not None else []
+    if unpriced:
+        message = (
+            f"A budget needs prices, and none is known for {', '.join(unpriced)}. "
+            "Set `price` under [providers.NAME], or leave out options.budget_usd."
+        )
+        return ErrorRow("price_unknown", message, "options.budget_usd", None)
+    return _over_limit(world, batch, project, weight)
+
+
+def warn_batch(
+    world: World,
+    batch: BatchRow,
+    groups: Mapping[int, RouteLines],
+    routes: Sequence[Sequence[int]],
+    lanes: Mapping[int, LaneRow],
+    limits: Mapping[int, Limits],
+) -> list[dict[str, Any]]:
+    """`warnings` of the batch object: {"code", "message"} each."""
+    loads: dict[int, LaneLoad] = {}
+    for number, group in groups.items():
+        lane = lanes[routes[number][0]]
+        known = loads.get(lane.id)
+        requests, tokens = len(group.lines), group.total_tokens
+        if known is not None:
+            requests, tokens = requests + known.requests, tokens + known.input_tokens
+        loads[lane.id] = LaneLoad(lane.provider, lane.model, limits.get(lane.id, Limits()), requests, tokens, 0)
+    left_s = None if batch.expires_at is None else batch.expires_at / 1000 - world.clock.now()
+    message = window_warning(forecast(loads.values()), left_s)
+    return [{"code": "window_too_short", "message": message}] if message else []
+
+
+def _over_limit(world: World, batch: BatchRow, project: Project, weight: BatchWeight) -> ErrorRow | None:
+    requests_limit = project.limits.get("enqueued_requests")
+    tokens_limit = project.limits.get("enqueued_tokens")
+    if not requests_limit and not tokens_limit:
+        return None
+    with world.db.read() as conn:
+        requests, tokens = batches.open_demand(conn, project.id, batch.id)
+    then = "Please try again once some in_progress batches have been completed."
+    if requests_limit and requests + weight.accepted > requests_limit:
+        message = (
+            f"Enqueued request limit reached for project {project.name}. "
+            f"Limit: {requests_limit:,} enqueued requests. {then}"
+        )
+        return ErrorRow("request_limit_exceeded", message, None, None)
+    if tokens_limit and tokens + weight.input_tokens + weight.output_tokens > tokens_limit:
+        message = (
+            f"Enqueued token limit reached for project {project.name}. Limit: {tokens_limit:,} enqueued tokens. {then}"
+        )
+        return ErrorRow("token_limit_exceeded", message, None, None)
+    return None

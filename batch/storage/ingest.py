@@ -1,0 +1,288 @@
+"""Rows that ingest writes: request lines in bulk, errors, and the one transaction that starts a batch.
+
+Owns: chunk inserts (executemany on SQLite, COPY on PostgreSQL), what a resumed ingest reads back, slices,
+batch_lanes and the transitions `reject` and `start`. Every chunk is fenced by the job's epoch.
+May not touch: the meaning of a line. Lock order: the batch row, then the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from batch.storage.engine import db_now
+from batch.storage.jobs import renew_job_if_held
+from batch.storage.packing import pack_lines
+from batch.storage.tables import batch_errors, batch_lanes, batches, requests, results, slices
+
+ERRORS_KEPT = 1000
+
+
+class RequestRow(NamedTuple):
+    """One accepted line, in the order of the table's columns. `body` is UTF-8 JSON text."""
+
+    batch_id: int
+    line: int
+    custom_id: str
+    body: str | None
+    blob_offset: int | None
+    blob_length: int | None
+    est_input: int
+    est_output: int
+    route: int
+    copy_of: int | None
+
+
+class RefusedRow(NamedTuple):
+    """One line that goes to the error file without being sent: `output` is its whole output line."""
+
+    line: int
+    custom_id: str
+    code: str
+    output: str
+
+
+class ErrorRow(NamedTuple):
+    """One entry of `errors.data`; `line` None for the file as a whole."""
+
+    code: str
+    message: str
+    param: str | None
+    line: int | None
+
+
+class StoredLine(NamedTuple):
+    """What a resumed ingest must know of a line that an earlier one stored."""
+
+    line: int
+    custom_id: str
+    est_input: int
+    est_output: int
+    route: int
+    copy_of: int | None
+
+
+class Cut(NamedTuple):
+    """One slice to be: its lines in sending order, ordered lane ids, estimated tokens."""
+
+    lines: Sequence[int]
+    route: Sequence[int]
+    est_tokens: int
+    prefix: str | None
+
+
+@dataclass(slots=True)
+class Chunk:
+    """What is committed together, and where the next chunk begins."""
+
+    rows: list[RequestRow]
+    refused: list[RefusedRow]
+    errors: list[ErrorRow]
+    model: str | None  # the one model so far; None when there are several
+    next_line: int
+    next_offset: int
+
+
+@dataclass(slots=True)
+class Start:
+    """The totals of a whole file, for the transaction that starts its batch."""
+
+    total: int
+    refused: int
+    est_input: int
+    est_output: int
+    model: str | None
+    warnings: list[Any]
+    cuts: list[Cut]
+
+
+_COLUMNS = ", ".join(RequestRow._fields)
+_INSERT_SQLITE = f"INSERT INTO requests ({_COLUMNS}) VALUES ({', '.join('?' * len(RequestRow._fields))})"  # noqa: S608
+_COPY_POSTGRESQL = f"COPY requests ({_COLUMNS}) FROM STDIN (FORMAT BINARY)"
+_COPY_TYPES = ["int8", "int8", "text", "text", "int8", "int8", "int4", "int4", "int2", "int8"]
+
+
+def store_chunk_if_held(
+    conn: sa.Connection, batch_id: int, epoch: int, chunk: Chunk, *, errors_before: int, routes: list[list[int]]
+) -> bool:
+    """One chunk and its byte offset in one transaction. False when the job is lost or the batch cancelled."""
+    held = renew_job_if_held(
+        conn,
+        batch_id,
+        epoch,
+        ingest_line=chunk.next_line,
+        ingest_offset=chunk.next_offset,
+        ingest_errors=errors_before + len(chunk.errors),
+        routes=routes,
+        model=chunk.model,
+    )
+    if not held:
+        return False
+    if chunk.rows:
+        _insert_requests(conn, chunk.rows)
+    if chunk.refused:
+        _insert_refused(conn, batch_id, chunk.refused)
+    _insert_errors(conn, batch_id, errors_before, chunk.errors)
+    return True
+
+
+def stored_lines(conn: sa.Connection, batch_id: int) -> Iterator[StoredLine]:
+    """Every line that is stored already, ascending, in pages: no long read on either database."""
+    columns = [requests.c[name] for name in StoredLine._fields]
+    last = 0
+    while True:
+        page = conn.execute(
+            sa.select(*columns)
+            .where(requests.c.batch_id == batch_id, requests.c.line > last)
+            .order_by(requests.c.line)
+            .limit(5000)
+        ).fetchall()
+        if not page:
+            return
+        for row in page:
+            yield StoredLine._make(row)
+        last = page[-1].line
+
+
+def refused_ids(conn: sa.Connection, batch_id: int) -> list[tuple[int, str]]:
+    """(line, custom_id) of lines that were refused at ingest, ascending."""
+    rows = conn.execute(
+        sa.select(results.c.line, results.c.custom_id).where(results.c.batch_id == batch_id).order_by(results.c.line)
+    )
+    return [(row.line, row.custom_id) for row in rows]
+
+
+def start_if_held(conn: sa.Connection, batch_id: int, epoch: int, start: Start) -> str | None:
+    """Slices, lanes, totals and `in_progress` at once; the new status, None when the job was lost.
+
+    A batch whose every line was refused has nothing to run: it is sealed and goes on to `finalizing`.
+    """
+    open_lines = start.total - start.refused
+    done = conn.execute(
+        sa.update(batches)
+        .where(batches.c.id == batch_id, batches.c.status == "validating", batches.c.job_epoch == epoch)
+        .values(
+            status="in_progress" if open_lines else "finalizing",
+            in_progress_at=db_now(),
+            finalizing_at=None if open_lines else db_now(),
+            sealed_at=None if open_lines else db_now(),
+            total=start.total,
+            failed=start.refused,
+            last_seq=start.refused,
+            est_input_tokens=start.est_input,
+            est_output_tokens=start.est_output,
+            model=start.model,
+            warnings=start.warnings,
+            job_owner=None,
+            job_until=None,
+        )
+        .returning(batches.c.status, batches.c.project_id, batches.c.priority, batches.c.expires_at)
+    ).one_or_none()
+    if done is None:
+        return None
+    _insert_slices(conn, batch_id, done.priority, start.cuts)
+    _insert_lanes(conn, batch_id, done, start.cuts)
+    return str(done.status)
+
+
+def reject_if_held(
+    conn: sa.Connection, batch_id: int, epoch: int, errors: Sequence[ErrorRow], *, errors_before: int
+) -> bool:
+    """`failed`, with these entries beside those stored before; one summary stands for all beyond 1,000."""
+    done = conn.execute(
+        sa.update(batches)
+        .where(batches.c.id == batch_id, batches.c.status == "validating", batches.c.job_epoch == epoch)
+        .values(
+            status="failed",
+            failed_at=db_now(),
+            ingest_errors=errors_before + len(errors),
+            job_owner=None,
+            job_until=None,
+        )
+    )
+    if not done.rowcount:
+        return False
+    _insert_errors(conn, batch_id, errors_before, errors)
+    beyond = errors_before + len(errors) - ERRORS_KEPT
+    if beyond > 0:
+        summary = ErrorRow("too_many_errors", f"{beyond:,} more lines are invalid; only the first 1,000 are listed.",
+                           None, None)  # fmt: skip
+        _insert_error_rows(conn, batch_id, [(ERRORS_KEPT, summary)])
+    return True
+
+
+def _insert_requests(conn: sa.Connection, rows: list[RequestRow]) -> None:
+    if conn.dialect.name == "sqlite":
+        conn.exec_driver_sql(_INSERT_SQLITE, list(rows))
+        return
+    driver: Any = conn.connection.driver_connection
+    with driver.cursor() as cursor, cursor.copy(_COPY_POSTGRESQL) as copy:
+        copy.set_types(_COPY_TYPES)
+        write_row = copy.write_row
+        for row in rows:
+            write_row(row)
+
+
+def _insert_refused(conn: sa.Connection, batch_id: int, refused: Sequence[RefusedRow]) -> None:
+    """Numbered after those of earlier chunks; the batch's own counters follow when it starts."""
+    last = conn.execute(
+        sa.select(sa.func.coalesce(sa.func.max(results.c.seq), 0)).where(results.c.batch_id == batch_id)
+    ).scalar_one()
+    rows = [
+        {"batch_id": batch_id, "seq": last + index, "ok": False, **row._asdict()}
+        for index, row in enumerate(refused, 1)
+    ]
+    conn.execute(sa.insert(results), rows)
+
+
+def _insert_errors(conn: sa.Connection, batch_id: int, before: int, errors: Iterable[ErrorRow]) -> None:
+    numbered = [(position, error) for position, error in enumerate(errors, before) if position < ERRORS_KEPT]
+    _insert_error_rows(conn, batch_id, numbered)
+
+
+def _insert_error_rows(conn: sa.Connection, batch_id: int, numbered: list[tuple[int, ErrorRow]]) -> None:
+    if numbered:
+        rows = [{"batch_id": batch_id, "position": position, **error._asdict()} for position, error in numbered]
+        conn.execute(sa.insert(batch_errors), rows)
+
+
+def _insert_slices(conn: sa.Connection, batch_id: int, priority: int, cuts: Sequence[Cut]) -> None:
+    rows = [
+        {
+            "batch_id": batch_id,
+            "lane_id": cut.route[0],
+            "route": list(cut.route),
+            "priority": priority,
+            "position": position,
+            "lines": pack_lines(cut.lines),
+            "line_count": len(cut.lines),
+            "est_tokens": cut.est_tokens,
+            "prefix": cut.prefix,
+            "state": "ready",
+        }
+        for position, cut in enumerate(cuts)
+    ]
+    if rows:
+        conn.execute(sa.insert(slices), rows)
+
+
+def _insert_lanes(conn: sa.Connection, batch_id: int, batch: Any, cuts: Sequence[Cut]) -> None:
+    ready: dict[int, int] = {}
+    for cut in cuts:
+        ready[cut.route[0]] = ready.get(cut.route[0], 0) + len(cut.lines)
+    rows = [
+        {
+            "lane_id": lane_id,
+            "batch_id": batch_id,
+            "project_id": batch.project_id,
+            "priority": batch.priority,
+            "deadline": batch.expires_at,
+            "ready_lines": lines,
+        }
+        for lane_id, lines in sorted(ready.items())
+    ]
+    if rows:
+        conn.execute(sa.insert(batch_lanes), rows)
