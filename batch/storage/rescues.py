@@ -269,8 +269,9 @@ def _hop(conn: sa.Connection, row: Any, paused: set[int], tally: Tally) -> bool:
 
 def _open_lines(conn: sa.Connection, batch_id: int) -> list[int]:
     has_result = sa.exists().where(results.c.batch_id == requests.c.batch_id, results.c.line == requests.c.line)
-    query = sa.select(requests.c.line).where(requests.c.batch_id == batch_id, ~has_result).order_by(requests.c.line)
-    return list(conn.execute(query).scalars())
+    own = requests.c.copy_of.is_(None)  # a copy takes another line's answer: operations/answer_copies.py
+    query = sa.select(requests.c.line).where(requests.c.batch_id == batch_id, own, ~has_result)
+    return list(conn.execute(query.order_by(requests.c.line)).scalars())
 
 
 def _by_parent(rows: Sequence[Any], missing: Sequence[int]) -> list[tuple[Any, list[int]]]:
