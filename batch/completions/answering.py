@@ -1,0 +1,412 @@
+"""The life of one line against one provider: which calls to make, what their answers come to.
+
+Owns: Answering. It hands out calls, judges each choice, steps down the ladder, re-asks what is wrong, fills
+what is missing, and ends in an Answer or a LineFailure. A line that needs nothing of that takes the short
+way: its own bytes out, the provider's bytes back. No I/O, no clock; waits and retries are the executor's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from batch.completions.answers import Answer, LineFailure
+from batch.completions.calls import Call, compose
+from batch.completions.cards import SchemaMode
+from batch.completions.choices import ChoiceState, Tally
+from batch.completions.judge import Ruling, Verdict, judge_choice
+from batch.completions.ladder import is_emulated, next_rung
+from batch.completions.merge import CallRecord, merge_body, record_call
+from batch.completions.normalise import is_normal, mend_choice, mend_usage, read_choices
+from batch.completions.notes import describe_line, describe_rejected, list_facts
+from batch.completions.plan import Plan, demote, plan_line, root_of
+from batch.completions.reask import Reask
+from batch.completions.rules import CHAT, EMBEDDINGS, RESPONSES
+from batch.completions.schema import SchemaCache
+from batch.domain.errors import InvalidRequest
+from batch.domain.outcome import Success, Usage
+from batch.domain.usage import read_usage
+
+# A shared prompt of this size is worth warming the provider's prefix cache with one call first.
+WARM_PROMPT_BYTES = 6_000
+_LIST_OF = {EMBEDDINGS: "data", RESPONSES: "output"}
+_EMPTY_ANSWERS = 1  # a choice that came empty or not at all is asked for once more
+
+
+class Answering:
+    """See the module. `progress` is an earlier snapshot(); `schemas` may be shared between lines.
+
+    The caller makes the calls of next_calls() until is_done, handing each Success to accept(), each lasting
+    failure to drop(), and a 400 that names a parameter to demote().
+    """
+
+    def __init__(
+        self,
+        body: dict[str, Any],
+        raw_body: bytes,
+        plan: Plan,
+        *,
+        progress: dict[str, Any] | None = None,
+        schemas: SchemaCache,
+    ) -> None:
+        self.plan = plan
+        self.rung: SchemaMode | None = plan.rung
+        self.tally = Tally()
+        self.records: list[CallRecord] = []
+        self.choices: list[ChoiceState] = []
+        self._body = body
+        self._raw_body = raw_body
+        self._schemas = schemas
+        self._open: list[Call] = []
+        self._failure: tuple[str, str] | None = None
+        self.single: Success | None = None
+        self.is_short = (
+            plan.verbatim
+            and plan.n == 1
+            and plan.shape is None
+            and not plan.stops
+            and not plan.tool_schemas
+            and not progress
+        )
+        if not self.is_short:
+            self.choices = [ChoiceState() for _ in range(plan.n)]
+            if progress:
+                self._restore(progress)
+
+    @property
+    def is_done(self) -> bool:
+        """True when nothing is open and nothing more will be asked."""
+        return not self._open and (self.single is not None or self.is_doomed or self._is_complete)
+
+    @property
+    def is_doomed(self) -> bool:
+        """True when the line has failed: a call still open need not be retried, only drop()ped."""
+        return self._failure is not None
+
+    @property
+    def billed(self) -> Usage:
+        """Tokens of every answered call so far, also of those whose answers were thrown away."""
+        if self.single is not None:
+            return read_usage(mend_usage(self.single.data, self.plan.card.fixups))
+        return sum((record.billed for record in self.records), Usage())
+
+    @property
+    def cost_usd(self) -> float | None:
+        if self.single is not None:
+            return self.single.cost_usd
+        costs = [record.cost_usd for record in self.records]
+        return None if not costs or None in costs else sum(cost for cost in costs if cost is not None)
+
+    @property
+    def learned(self) -> dict[str, str]:
+        """What answers showed about the provider, for its card: {"n": "ignored"}, {"json_schema": "ignored"}."""
+        return self.tally.learned
+
+    def next_calls(self) -> list[Call]:
+        """The calls to make now; each is handed out once. Empty while others are still open, or at the end."""
+        if self.is_short:
+            if self._open or self.single is not None:
+                return []
+            call = Call(self._raw_body, self.plan, seed=self.plan.seed)
+            self._open.append(call)
+            return [call]
+        if self.is_doomed:
+            return []
+        busy = {index for call in self._open for index in call.indices}
+        wanted = [index for index, choice in enumerate(self.choices) if choice.kept is None and index not in busy]
+        calls = self._warm(self._cut(wanted))
+        self._open += calls
+        return calls
+
+    def needs_thread(self, success: Success) -> bool:
+        """True when accept() may block for a while (a check in a process of its own, a big body)."""
+        if len(success.body) > 1_000_000:
+            return True
+        shape = self.plan.shape
+        if shape is None or shape.kind != "json_schema":
+            return False
+        return self._schemas.compile(shape.document).is_heavy(len(success.body))
+
+    def accept(self, call: Call, success: Success) -> None:
+        """Take a call's answer. Calls may be answered in any order; answers after the end are billed only."""
+        if call in self._open:
+            self._open.remove(call)
+        if self.is_short or self.plan.endpoint != CHAT:
+            if self._accept_whole(success):
+                return
+            self._leave_short()
+        self._record(call, success)
+        for index, choice in zip(
+            call.indices, read_choices(success.data, len(call.indices)), strict=True
+        ):
+            if self.choices[index].kept is None and not self.is_doomed:
+                self._settle(index, choice, call)
+
+    def drop(self, call: Call) -> None:
+        """The executor gave this call up: its choices are asked for again, unless the line is doomed."""
+        if call in self._open:
+            self._open.remove(call)
+
+    def demote(self, call: Call, param: str) -> bool:
+        """A 400 named `param`: plan again without it. False when that cannot be done, and the 400 stands."""
+        self.drop(call)
+        if call.plan is not self.plan:
+            return True  # a sibling's 400 has changed the plan already
+        key = root_of(param)
+        if key == "response_format" or (call.rung == "tool" and key in ("tools", "tool_choice")):
+            return self._step_down(call.rung, ignored=False)
+        card = demote(self.plan.card, key)
+        if card is None:
+            return False
+        try:
+            plan = plan_line(self._body, card, self.plan.options, endpoint=self.plan.endpoint)
+        except InvalidRequest:
+            return False
+        self._leave_short()
+        self.tally.learned[key] = "rejected"
+        self.plan = plan
+        if not self.tally.climbed:
+            self.rung = plan.rung
+        return True
+
+    def finish(self) -> Answer | LineFailure:
+        """The line's end; only when is_done."""
+        if self.single is not None:
+            return self._finish_whole(self.single)
+        if self._failure is not None:
+            code, message = self._failure
+            note = {**describe_line(self), "rejected": describe_rejected(self)}
+            return LineFailure(code, message, note, self.billed, self.cost_usd, list_facts(self))
+        return self._finish_merged()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything paid for so far, as JSON, to continue after a restart or on another provider; {} if nothing."""
+        if not self.records:
+            return {}
+        return {
+            "provider": self.plan.card.provider,
+            "rung": self.rung,
+            "climbed": self.tally.climbed,
+            "records": [record.to_json() for record in self.records],
+            "choices": [choice.to_json() for choice in self.choices],
+        }
+
+    @property
+    def _is_complete(self) -> bool:
+        return bool(self.choices) and all(choice.kept is not None for choice in self.choices)
+
+    def _leave_short(self) -> None:
+        self.is_short = False
+        self.choices = self.choices or [ChoiceState()]
+
+    def _cut(self, wanted: list[int]) -> list[Call]:
+        """Fresh choices in groups of the plan; a re-ask is always a call of its own."""
+        calls: list[Call] = []
+        group: list[int] = []
+        for index in wanted:
+            if self.choices[index].asked:
+                calls.append(self._compose((index,)))
+                continue
+            # Neighbours only: a native call numbers its seeds from the first index on.
+            if group and (len(group) == self.plan.group or index != group[-1] + 1):
+                calls.append(self._compose(tuple(group)))
+                group = []
+            group.append(index)
+        if group:
+            calls.append(self._compose(tuple(group)))
+        return calls
+
+    def _compose(self, indices: tuple[int, ...]) -> Call:
+        choice = self.choices[indices[0]]
+        return compose(
+            self.plan,
+            self._raw_body,
+            indices,
+            self.rung,
+            reask=choice.reask,
+            asked=choice.asked,
+            reseeds=choice.reseeds,
+            max_tokens=choice.grown_to,
+        )
+
+    def _warm(self, calls: list[Call]) -> list[Call]:
+        is_first = not self.records and not self._open
+        return calls[:1] if is_first and len(calls) > 2 and len(calls[0].body) >= WARM_PROMPT_BYTES else calls
+
+    def _accept_whole(self, success: Success) -> bool:
+        """The short way: one choice and nothing to check but that it is there."""
+        if self.plan.endpoint != CHAT:
+            if not isinstance(success.data.get(_LIST_OF[self.plan.endpoint]), list):
+                return False
+            self.single = success
+            return True
+        given = success.data.get("choices")
+        if type(given) is not list or len(given) != 1:
+            return False
+        choice = given[0]
+        message = choice.get("message") if type(choice) is dict else None
+        if type(message) is not dict or (message.get("content") is None and not _says_something(choice, message)):
+            return False
+        self.single = success
+        return True
+
+    def _record(self, call: Call, success: Success) -> None:
+        usage = mend_usage(success.data, self.plan.card.fixups)
+        provider = self.plan.card.provider
+        self.records.append(
+            record_call(success, usage, provider, call.indices, reask=call.reask, seed=call.seed)
+        )
+        for index in call.indices:
+            self.choices[index].asked += 1
+
+    def _settle(self, index: int, given: dict[str, Any] | None, call: Call) -> None:
+        state = self.choices[index]
+        if given is None:
+            if len(call.indices) > 1:
+                self.tally.filled = True
+                self.tally.learned["n"] = "ignored"
+            self._ask_once_more(state, "the provider sent fewer choices than asked for")
+            return
+        verdict = judge_choice(mend_choice(given, index), self.plan, call.rung, self._schemas)
+        _SETTLING[verdict.ruling](self, state, verdict, call)
+
+    def _keep(self, state: ChoiceState, verdict: Verdict, call: Call) -> None:
+        state.kept, state.record, state.raw = verdict.choice, len(self.records) - 1, verdict.raw
+        state.reask = None
+        self.tally.refused |= verdict.refused
+        self.tally.cut |= verdict.cut
+        self.tally.extracted |= verdict.raw is not None
+
+    def _empty(self, state: ChoiceState, verdict: Verdict, call: Call) -> None:
+        state.reject(verdict)
+        state.reseeds += 1
+        self._ask_once_more(state, verdict.errors[0])
+
+    def _ask_once_more(self, state: ChoiceState, why: str) -> None:
+        state.empties += 1
+        if state.empties > _EMPTY_ANSWERS + (self.plan.n > 1):
+            self._failure = ("choices_missing", f"{self._kept_count} of {self.plan.n} choices: {why}")
+
+    def _unshaped(self, state: ChoiceState, verdict: Verdict, call: Call) -> None:
+        """Told to make JSON, the provider made prose: it did not look, so the next rung is tried, free."""
+        if not self._step_down(call.rung, ignored=True):
+            self._invalid(state, verdict, call)
+            return
+        state.reject(verdict)
+        if verdict.choice["message"].get("content") and call.rung != "tool":
+            feature = "json_object" if call.rung == "json_object" else "json_schema"
+            self.tally.learned[feature] = "ignored"
+
+    def _invalid(self, state: ChoiceState, verdict: Verdict, call: Call) -> None:
+        state.reject(verdict)
+        if state.reasks >= self.plan.options.schema_retries:
+            self._failure = ("json_schema_invalid", f"choice {verdict.choice['index']}: {verdict.errors[0]}")
+            return
+        state.reasks += 1
+        state.reseeds += 1
+        state.reask = Reask(verdict.choice["message"], list(verdict.errors))
+
+    def _truncated(self, state: ChoiceState, verdict: Verdict, call: Call) -> None:
+        state.reject(verdict)
+        grown = self._grown_limit() if state.grown_to is None else None
+        if grown is None:
+            self._failure = (
+                "truncated",
+                f"choice {verdict.choice['index']} was cut off before its JSON was complete; raise max_tokens, "
+                "or set options.grow_max_tokens",
+            )
+            return
+        state.grown_to = grown
+
+    def _grown_limit(self) -> int | None:
+        """Twice the limit that cut the answer (the caller's, or what was made), once and only if allowed."""
+        if not self.plan.options.grow_max_tokens:
+            return None
+        limit = self.plan.base.get(self.plan.card.max_tokens_field) or self.records[-1].billed.output_tokens
+        highest = self.plan.card.max_output_tokens
+        grown = 2 * limit if highest is None else min(2 * limit, highest)
+        return grown if grown > limit else None
+
+    def _step_down(self, rung: SchemaMode | None, *, ignored: bool) -> bool:
+        """Move the line to a lower rung; False when there is none. Spends no schema retry."""
+        shape = self.plan.shape
+        if shape is None or rung is None:
+            return False
+        if rung != self.rung:
+            return True  # a sibling has stepped down already
+        below = next_rung(self.plan.card, rung, shape, has_tools=self.plan.has_tools, ignored=ignored)
+        if below is None:
+            return False
+        self.rung = below
+        self.tally.climbed = True
+        if is_emulated(shape, below) and shape.kind not in self.plan.emulated:
+            self.plan = replace(self.plan, emulated=(*self.plan.emulated, shape.kind))
+        return True
+
+    @property
+    def _kept_count(self) -> int:
+        return sum(choice.kept is not None for choice in self.choices)
+
+    def _finish_whole(self, success: Success) -> Answer:
+        usage = read_usage(mend_usage(success.data, self.plan.card.fixups))
+        body = success.body if self.plan.endpoint != CHAT else self._whole_body(success)
+        return Answer(body, usage, usage, success.cost_usd, list_facts(self), describe_line(self))
+
+    def _whole_body(self, success: Success) -> bytes:
+        """The provider's own bytes, unless a strict client would miss something in them."""
+        data, choice = success.data, success.data["choices"][0]
+        usage = mend_usage(data, self.plan.card.fixups)
+        if (
+            is_normal(choice)
+            and choice.get("index") == 0
+            and usage is data.get("usage")
+            and data.get("object") == "chat.completion"
+            and "id" in data
+            and "created" in data
+            and "model" in data
+        ):
+            return success.body
+        record = record_call(success, usage, self.plan.card.provider, (0,), reask=False, seed=None)
+        return orjson.dumps(merge_body([record], {0: 0}, [mend_choice(choice, 0)]))
+
+    def _finish_merged(self) -> Answer:
+        choices = [choice.kept for choice in self.choices if choice.kept is not None]
+        sources = {index: choice.record for index, choice in enumerate(self.choices)}
+        body = merge_body(self.records, sources, choices)
+        return Answer(
+            orjson.dumps(body),
+            read_usage(body.get("usage")),
+            self.billed,
+            self.cost_usd,
+            list_facts(self),
+            describe_line(self),
+        )
+
+    def _restore(self, progress: dict[str, Any]) -> None:
+        """Kept choices are paid for and stay; where the ladder stood holds for the same provider only."""
+        self.records = [CallRecord.from_json(stored) for stored in progress["records"]]
+        stored_choices = progress["choices"][: self.plan.n]
+        for index, stored in enumerate(stored_choices):
+            self.choices[index] = ChoiceState.from_json(stored)
+        if progress["provider"] == self.plan.card.provider and progress["climbed"] and self.plan.shape:
+            self.tally.climbed = True
+            self.rung = progress["rung"]
+
+
+_SETTLING: dict[Ruling, Callable[[Answering, ChoiceState, Verdict, Call], None]] = {
+    Ruling.KEEP: Answering._keep,
+    Ruling.EMPTY: Answering._empty,
+    Ruling.INVALID: Answering._invalid,
+    Ruling.UNSHAPED: Answering._unshaped,
+    Ruling.TRUNCATED: Answering._truncated,
+}
+
+
+def _says_something(choice: dict[str, Any], message: dict[str, Any]) -> bool:
+    return (
+        any(message.get(key) for key in ("tool_calls", "refusal", "function_call", "audio"))
+        or choice.get("finish_reason") in ("length", "content_filter")
+    )

@@ -1,0 +1,143 @@
+"""What an output line says about how its answer came to be, and what the batch's report counts.
+
+Owns: the answer's part of the `batchmill` object, and facts. The executor adds attempts, latency and
+cost. May not touch: the answer itself. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from batch.completions.calls import touches_own_cache_key
+from batch.completions.merge import describe_calls
+from batch.domain.usage import write_usage
+
+if TYPE_CHECKING:
+    from batch.completions.answering import Answering
+
+
+def describe_line(line: Answering) -> dict[str, Any]:
+    """provider, model, calls, latency_s, and only then what was out of the ordinary."""
+    plan = line.plan
+    note: dict[str, Any] = {"provider": plan.card.provider}
+    single = line.single
+    if single is not None:
+        note["model"] = single.data.get("model") or plan.card.model
+        note["calls"] = 1
+        note["latency_s"] = round(single.latency_s, 4)
+        if single.request_id is not None:
+            note["request_id"] = single.request_id
+        if single.headers:
+            note["headers"] = dict(single.headers)
+    else:
+        _describe_records(line, note)
+    if plan.seed is not None:
+        note["seed"] = "sent" if plan.seed_field is not None else "not_sent"
+    emulated = list_emulated(line)
+    for name, entries in (("emulated", emulated), ("dropped", plan.dropped), ("ignored", plan.ignored)):
+        if entries:
+            note[name] = list(entries)
+    if not line.is_short:
+        _describe_repairs(line, note)
+    return note
+
+
+def describe_rejected(line: Answering) -> list[dict[str, Any]]:
+    """Every answer that was thrown away or left over, raw, with the validator's messages."""
+    found = []
+    for index, choice in enumerate(line.choices):
+        found += [{"index": index, **rejection} for rejection in choice.rejected]
+        if choice.kept is not None:
+            kept = choice.kept
+            found.append(
+                {
+                    "index": index,
+                    "message": kept["message"],
+                    "finish_reason": kept.get("finish_reason"),
+                    "errors": [],
+                }
+            )
+    return found
+
+
+def list_facts(line: Answering) -> tuple[str, ...]:
+    """One entry per thing that the report counts, each at most once a line."""
+    plan, tally = line.plan, line.tally
+    facts = [f"emulated:{name}" for name in list_emulated(line)]
+    facts += [f"dropped:{name}" for name in plan.dropped]
+    facts += [f"ignored:{name}" for name in plan.ignored]
+    if plan.seed is not None and plan.seed_field is None:
+        facts.append("seed:not_sent")
+    if not line.is_short:
+        reasked = any(choice.reasks for choice in line.choices)
+        facts += ["schema:reasked"] if reasked else []
+        facts += ["schema:mended"] if reasked and not line.is_doomed else []
+        facts += ["schema:extracted"] if tally.extracted else []
+        facts += ["schema:stepped_down"] if tally.climbed else []
+    if tally.refused or _single_refused(line):
+        facts.append("refused")
+    facts += [f"served:{model}" for model in _served(line, "model")]
+    facts += [f"fingerprint:{mark}" for mark in _served(line, "system_fingerprint")]
+    return tuple(facts)
+
+
+def list_emulated(line: Answering) -> list[str]:
+    """What the plan emulates, and what the answers made necessary."""
+    plan = line.plan
+    emulated = [name for name in plan.emulated if name != "stop" or line.tally.cut or "stop" not in plan.base]
+    if line.tally.cut and "stop" not in emulated:
+        emulated.append("stop")
+    if line.tally.filled and "n" not in emulated:
+        emulated.append("n")
+    return emulated
+
+
+def _describe_records(line: Answering, note: dict[str, Any]) -> None:
+    records = line.records
+    if records:
+        note["model"] = records[0].head.get("model") or line.plan.card.model
+    note["calls"] = len(records)
+    note["latency_s"] = round(sum(record.latency_s for record in records), 4)
+    if len(records) == 1:
+        if records[0].request_id is not None:
+            note["request_id"] = records[0].request_id
+        if records[0].headers:
+            note["headers"] = records[0].headers
+    elif records:
+        note["billed"] = write_usage(line.billed)
+        note["upstream"] = describe_calls(records)
+        marks = _served(line, "system_fingerprint")
+        if len(marks) > 1:
+            note["system_fingerprints"] = marks
+
+
+def _describe_repairs(line: Answering, note: dict[str, Any]) -> None:
+    reasks = sum(choice.reasks for choice in line.choices)
+    if line.plan.shape is not None and line.rung is not None:
+        note["schema_mode"] = line.rung
+    if reasks:
+        note["reasks"] = reasks
+    if line.tally.climbed:
+        note["stepped_down"] = True
+    raw = {str(index): choice.raw for index, choice in enumerate(line.choices) if choice.raw is not None}
+    if raw:
+        note["raw"] = raw
+    if any(choice.grown_to for choice in line.choices):
+        note["max_tokens_grown_to"] = max(choice.grown_to or 0 for choice in line.choices)
+    overridden = touches_own_cache_key(line.plan, reasked=any(choice.asked > 1 for choice in line.choices))
+    if overridden:
+        note["overridden"] = overridden
+
+
+def _served(line: Answering, key: str) -> list[str]:
+    single = line.single
+    heads = [single.data] if single is not None else [record.head for record in line.records]
+    return list(dict.fromkeys(head[key] for head in heads if isinstance(head.get(key), str) and head[key]))
+
+
+def _single_refused(line: Answering) -> bool:
+    single = line.single
+    if single is None or not single.data.get("choices"):
+        return False
+    choice = single.data["choices"][0]
+    return bool(choice["message"].get("refusal")) or choice.get("finish_reason") == "content_filter"

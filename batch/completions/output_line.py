@@ -1,0 +1,109 @@
+"""The lines of output and error files.
+
+Owns: their exact shape and key order (OpenAI's, then the extra `batchmill`), and their encoding: UTF-8
+with U+0085, U+2028 and U+2029 escaped, since clients split lines there, or all ASCII. A provider's
+body is spliced in as it came. Lines are bytes without the final newline. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+_LINE_BREAKS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
+_NON_ASCII = re.compile("[^\x00-\x7f]+")
+
+
+def success_line(
+    line_id: str,
+    custom_id: str,
+    body: bytes,
+    note: Mapping[str, Any],
+    *,
+    request_id: str,
+    status: int = 200,
+    output_ascii: bool = False,
+) -> bytes:
+    """A line of the output file. `body` is one JSON object in UTF-8, spaces and newlines allowed."""
+    line = b'{"id": "%b", "custom_id": %b, "response": {"status_code": %d, "request_id": %b, "body": %b}, ' % (
+        line_id.encode(),
+        orjson.dumps(custom_id),
+        status,
+        orjson.dumps(request_id),
+        _as_one_line(body),
+    )
+    return _encode(line + b'"error": null, "batchmill": %b}' % orjson.dumps(note), output_ascii)
+
+
+def http_error_line(
+    line_id: str,
+    custom_id: str,
+    status: int,
+    error_body: Mapping[str, Any],
+    note: Mapping[str, Any],
+    *,
+    request_id: str,
+    output_ascii: bool = False,
+) -> bytes:
+    """A line of the error file for an upstream HTTP error: `response` set, `error` null."""
+    return success_line(
+        line_id,
+        custom_id,
+        orjson.dumps(error_body),
+        note,
+        request_id=request_id,
+        status=status,
+        output_ascii=output_ascii,
+    )
+
+
+def own_error_line(
+    line_id: str,
+    custom_id: str,
+    code: str,
+    message: str,
+    note: Mapping[str, Any] | None = None,
+    *,
+    output_ascii: bool = False,
+) -> bytes:
+    """A line of the error file for our own failures, expiry and cancelling: `response` null."""
+    error = b'{"code": %b, "message": %b}' % (orjson.dumps(code), orjson.dumps(message))
+    line = b'{"id": "%b", "custom_id": %b, "response": null, "error": %b' % (
+        line_id.encode(),
+        orjson.dumps(custom_id),
+        error,
+    )
+    if note:
+        line += b', "batchmill": ' + orjson.dumps(note)
+    return _encode(line + b"}", output_ascii)
+
+
+def make_error_body(
+    message: str, *, type_: str = "invalid_request_error", param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    """OpenAI's error envelope, for an upstream error whose body had none."""
+    return {"error": {"message": message, "type": type_, "param": param, "code": code}}
+
+
+def _as_one_line(body: bytes) -> bytes:
+    """Raw line breaks in valid JSON are white space between tokens: a space means the same."""
+    if b"\n" in body:
+        body = body.replace(b"\n", b" ")
+    if b"\r" in body:
+        body = body.replace(b"\r", b" ")
+    return body
+
+
+def _encode(line: bytes, output_ascii: bool) -> bytes:
+    if line.isascii():
+        return line
+    if output_ascii:
+        return _NON_ASCII.sub(lambda found: json.dumps(found.group())[1:-1], line.decode()).encode()
+    for raw, escaped in _LINE_BREAKS:
+        if raw in line:
+            line = line.replace(raw, escaped)
+    return line
