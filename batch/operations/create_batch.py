@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from batch.domain.errors import Conflict, Forbidden, InvalidRequest
 from batch.domain.options import BatchOptions
 from batch.operations.upload import check_expiry
+from batch.operations.webhook_targets import check_target
 from batch.operations.world import World
 from batch.settings import parse_duration
 from batch.storage import batches, files
@@ -200,6 +201,9 @@ def _check_options(world: World, project: Project, options: BatchOptions) -> Non
         raise Forbidden(
             f"This project may use priority '{project.max_priority}' at most.", param="options.priority"
         )
+    if options.webhook_url is not None:
+        allow_private = world.settings.webhook_allow_private
+        check_target(options.webhook_url, allow_private=allow_private, param="options.webhook_url")
     for entry in options.providers or ():
         name = entry.partition("/")[0]
         if name not in world.catalog.providers:
