@@ -19,6 +19,7 @@ from batch.clock import Clock
 from batch.domain.gcra import Cost, Grant, Meter
 from batch.domain.limits import Dimension, Limits, dimensions, start_utilisation
 from batch.settings import GIVE_BACK_ABOVE_S
+from batch.telemetry import emit
 from workers.pacer_share import LOCAL_SHARE, Share
 from workers.pacer_steps import Bucket, Steps
 
@@ -280,9 +281,9 @@ class PacedLane:
             )
             if lease.fresh and self._counters:
                 await self._seed()
-        except _AWAY:
-            self._owed = Cost(self._owed.tokens + owed.tokens, self._owed.output + owed.output)
-            self._away_until = self._clock.monotonic() + AWAY_S
+        except _AWAY as error:
+            self.settle(owed)
+            self._go_alone(error)
             return self._lease_locally(costs)
         if lease.paused is not None:
             self.pause(Pause(*lease.paused))
@@ -312,6 +313,7 @@ class PacedLane:
             if self._counters:
                 await self._steps.seed(bucket, self._seeds(bucket))
             await self._steps.count(bucket, self._sent_locally)
+        emit("pacing_shared", lane=self.model_name)
         self._sent_locally = {}
         self._meter = Meter()
         self._away_until = None
@@ -360,9 +362,14 @@ class PacedLane:
         """A step that may be lost: Redis away is no error here."""
         try:
             return await step
-        except _AWAY:
-            self._away_until = self._clock.monotonic() + AWAY_S
+        except _AWAY as error:
+            self._go_alone(error)
             return None
+
+    def _go_alone(self, error: Exception) -> None:
+        if self._away_until is None:
+            emit("pacing_alone", lane=self.model_name, error=f"{type(error).__name__}: {error}"[:200])
+        self._away_until = self._clock.monotonic() + AWAY_S
 
     async def keep(self) -> None:
         """Once a second: keep the share of concurrency, settle what no lease carried."""

@@ -114,6 +114,7 @@ for i, cost in ipairs(arg.c) do
   for _, m in ipairs(meters) do
     if amount(m.d[2], cost) > 0 and m.tat - m.d[4] > slot then slot = m.tat - m.d[4] end
   end
+  slot = math.ceil(slot)
   wait = slot - now
   for _, m in ipairs(meters) do
     local w = m.w
@@ -144,7 +145,7 @@ for b, key in ipairs(KEYS) do
   redis.call('PEXPIRE', key, arg.ttl)
 end
 local answer = {now, math.ceil(wait), fresh, whole(use * 1000000)}
-for i, s in ipairs(slots) do answer[4 + i] = math.ceil(s) end
+for i, s in ipairs(slots) do answer[4 + i] = s end
 return answer
 """
 

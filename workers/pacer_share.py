@@ -36,6 +36,7 @@ class Share:
         self._target = 0
         self._until = 0.0
         self._pause_s = FIRST_PAUSE_S
+        self._ask_at = 0.0
         self._freed = asyncio.Event()
 
     def release(self) -> None:
@@ -52,14 +53,16 @@ class Share:
         room = self.target - in_use()
         if room > 0:
             return room
-        before = self._target
-        await self.renew(in_use(), in_use() + waiting)
-        room = self.target - in_use()
-        if room > 0:
-            self._pause_s = FIRST_PAUSE_S
-            return room
-        self._pause_s = FIRST_PAUSE_S if self._target != before else min(LONGEST_PAUSE_S, self._pause_s * 2)
-        await self._wait_for_room()
+        now = self._clock.monotonic()
+        if now >= self._ask_at or not self.target:
+            before = self._target
+            await self.renew(in_use(), in_use() + waiting)
+            room = self.target - in_use()
+            self._pause_s = min(LONGEST_PAUSE_S, self._pause_s * 2) if self._target == before else FIRST_PAUSE_S
+            self._ask_at = self._clock.monotonic() + self._pause_s
+            if room > 0:
+                return room
+        await self._wait_for_room(self._ask_at - self._clock.monotonic())
         return max(0, self.target - in_use())
 
     async def renew(self, in_use: int, want: int) -> None:
@@ -71,11 +74,11 @@ class Share:
             self._target = max(1, int(self.cap * LOCAL_SHARE / max(1, self._live_workers())))
             self._until = asked_at + LOCAL_S
 
-    async def _wait_for_room(self) -> None:
+    async def _wait_for_room(self, at_most_s: float) -> None:
         self._freed.clear()
         waits = {
             asyncio.ensure_future(self._freed.wait()),
-            asyncio.ensure_future(self._clock.sleep_async(self._pause_s)),
+            asyncio.ensure_future(self._clock.sleep_async(max(0.001, at_most_s))),
         }
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

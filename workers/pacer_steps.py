@@ -80,17 +80,15 @@ class Steps:
         self, buckets: Sequence[Bucket], costs: Sequence[Cost], *, ahead_s: float, settled: Cost | None = None
     ) -> Lease:
         """Reserve slots for `costs` in order in every bucket at once, and settle what calls really used."""
-        answer = await self._run(
-            self._lease,
-            [bucket.key for bucket in buckets],
-            {
-                "b": [b.to_wire() for b in buckets],
-                "c": [tuple(c) for c in costs],
-                "s": tuple(settled) if settled else None,
-                "a": ahead_s * 1e6,
-                "ttl": self._ttl_ms,
-            },
-        )
+        argument: dict[str, Any] = {
+            "b": [b.to_wire() for b in buckets],
+            "c": [tuple(c) for c in costs],
+            "a": ahead_s * 1e6,
+            "ttl": self._ttl_ms,
+        }
+        if settled is not None:
+            argument["s"] = tuple(settled)
+        answer = await self._run(self._lease, [bucket.key for bucket in buckets], argument)
         if int(answer[0]) < 0:
             until, code, reason = (_text(part) for part in answer[1:4])
             return Lease([], 0.0, 0, 1.0, False, (float(until) / 1e6, code, reason))
