@@ -8,7 +8,6 @@ way: its own bytes out, the provider's bytes back. No I/O, no clock; waits and r
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -18,21 +17,27 @@ from batch.completions.calls import Call, compose
 from batch.completions.cards import SchemaMode
 from batch.completions.choices import ChoiceState, Tally
 from batch.completions.judge import Ruling, Verdict, judge_choice
-from batch.completions.ladder import is_emulated, next_rung
+from batch.completions.ladder import next_rung
 from batch.completions.merge import CallRecord, merge_body, record_call
-from batch.completions.normalise import is_normal, mend_choice, mend_usage, read_choices
+from batch.completions.normalise import mend_choice, mend_usage, read_choices
 from batch.completions.notes import describe_line, describe_rejected, list_facts
 from batch.completions.plan import Plan, demote, plan_line, root_of
 from batch.completions.reask import Reask
-from batch.completions.rules import CHAT, EMBEDDINGS, RESPONSES
+from batch.completions.rules import CHAT
 from batch.completions.schema import SchemaCache
+from batch.completions.whole import is_whole, whole_body
 from batch.domain.errors import InvalidRequest
 from batch.domain.outcome import Success, Usage
 from batch.domain.usage import read_usage
 
 # A shared prompt of this size is worth warming the provider's prefix cache with one call first.
 WARM_PROMPT_BYTES = 6_000
-_LIST_OF = {EMBEDDINGS: "data", RESPONSES: "output"}
+_FEATURE_OF: dict[str | None, str] = {
+    "strict": "json_schema",
+    "schema": "json_schema",
+    "tool": "tools",
+    "json_object": "json_object",
+}
 _EMPTY_ANSWERS = 1  # a choice that came empty or not at all is asked for once more
 
 
@@ -135,7 +140,8 @@ class Answering:
         if call in self._open:
             self._open.remove(call)
         if self.is_short or self.plan.endpoint != CHAT:
-            if self._accept_whole(success):
+            if is_whole(success.data, self.plan.endpoint):
+                self.single = success
                 return
             self._leave_short()
         self._record(call, success)
@@ -157,6 +163,8 @@ class Answering:
             return True  # a sibling's 400 has changed the plan already
         key = root_of(param)
         if key == "response_format" or (call.rung == "tool" and key in ("tools", "tool_choice")):
+            if call.rung == self.rung and call.rung not in (None, "strict", "prompt"):
+                self.tally.learned[_FEATURE_OF[call.rung]] = "rejected"
             return self._step_down(call.rung, ignored=False)
         card = demote(self.plan.card, key)
         if card is None:
@@ -236,23 +244,6 @@ class Answering:
         is_first = not self.records and not self._open
         return calls[:1] if is_first and len(calls) > 2 and len(calls[0].body) >= WARM_PROMPT_BYTES else calls
 
-    def _accept_whole(self, success: Success) -> bool:
-        """The short way: one choice and nothing to check but that it is there."""
-        if self.plan.endpoint != CHAT:
-            if not isinstance(success.data.get(_LIST_OF[self.plan.endpoint]), list):
-                return False
-            self.single = success
-            return True
-        given = success.data.get("choices")
-        if type(given) is not list or len(given) != 1:
-            return False
-        choice = given[0]
-        message = choice.get("message") if type(choice) is dict else None
-        if type(message) is not dict or (message.get("content") is None and not _says_something(choice, message)):
-            return False
-        self.single = success
-        return True
-
     def _record(self, call: Call, success: Success) -> None:
         usage = mend_usage(success.data, self.plan.card.fixups)
         provider = self.plan.card.provider
@@ -297,8 +288,7 @@ class Answering:
             return
         state.reject(verdict)
         if verdict.choice["message"].get("content") and call.rung != "tool":
-            feature = "json_object" if call.rung == "json_object" else "json_schema"
-            self.tally.learned[feature] = "ignored"
+            self.tally.learned[_FEATURE_OF[call.rung]] = "ignored"
 
     def _invalid(self, state: ChoiceState, verdict: Verdict, call: Call) -> None:
         state.reject(verdict)
@@ -342,8 +332,6 @@ class Answering:
             return False
         self.rung = below
         self.tally.climbed = True
-        if is_emulated(shape, below) and shape.kind not in self.plan.emulated:
-            self.plan = replace(self.plan, emulated=(*self.plan.emulated, shape.kind))
         return True
 
     @property
@@ -352,25 +340,8 @@ class Answering:
 
     def _finish_whole(self, success: Success) -> Answer:
         usage = read_usage(mend_usage(success.data, self.plan.card.fixups))
-        body = success.body if self.plan.endpoint != CHAT else self._whole_body(success)
+        body = whole_body(success, self.plan)
         return Answer(body, usage, usage, success.cost_usd, list_facts(self), describe_line(self))
-
-    def _whole_body(self, success: Success) -> bytes:
-        """The provider's own bytes, unless a strict client would miss something in them."""
-        data, choice = success.data, success.data["choices"][0]
-        usage = mend_usage(data, self.plan.card.fixups)
-        if (
-            is_normal(choice)
-            and choice.get("index") == 0
-            and usage is data.get("usage")
-            and data.get("object") == "chat.completion"
-            and "id" in data
-            and "created" in data
-            and "model" in data
-        ):
-            return success.body
-        record = record_call(success, usage, self.plan.card.provider, (0,), reask=False, seed=None)
-        return orjson.dumps(merge_body([record], {0: 0}, [mend_choice(choice, 0)]))
 
     def _finish_merged(self) -> Answer:
         choices = [choice.kept for choice in self.choices if choice.kept is not None]
@@ -403,10 +374,3 @@ _SETTLING: dict[Ruling, Callable[[Answering, ChoiceState, Verdict, Call], None]]
     Ruling.UNSHAPED: Answering._unshaped,
     Ruling.TRUNCATED: Answering._truncated,
 }
-
-
-def _says_something(choice: dict[str, Any], message: dict[str, Any]) -> bool:
-    return (
-        any(message.get(key) for key in ("tool_calls", "refusal", "function_call", "audio"))
-        or choice.get("finish_reason") in ("length", "content_filter")
-    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from batch.completions.calls import touches_own_cache_key
+from batch.completions.ladder import is_emulated
 from batch.completions.merge import describe_calls
 from batch.domain.usage import write_usage
 
@@ -85,11 +86,13 @@ def list_emulated(line: Answering) -> list[str]:
     """What the plan emulates, and what the answers made necessary."""
     plan = line.plan
     emulated = [name for name in plan.emulated if name != "stop" or line.tally.cut or "stop" not in plan.base]
+    if plan.shape is not None and line.rung is not None and is_emulated(plan.shape, line.rung):
+        emulated.append(plan.shape.kind)
     if line.tally.cut and "stop" not in emulated:
         emulated.append("stop")
     if line.tally.filled and "n" not in emulated:
         emulated.append("n")
-    return emulated
+    return list(dict.fromkeys(emulated))
 
 
 def _describe_records(line: Answering, note: dict[str, Any]) -> None:
