@@ -9,9 +9,9 @@ Step: pace. May not touch: the database (a pause is written there first, by the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -19,10 +19,11 @@ from batch.clock import SYSTEM_CLOCK, Clock
 from batch.domain.gcra import Cost
 from batch.domain.limits import Limits
 from batch.domain.outcome import Failure, FailureKind, Success
+from batch.providers.headers import RateReading
 from workers.pacer_lane import LanePaused, PacedLane, Pause, Permit
 from workers.pacer_steps import Steps
 
-__all__ = ["LanePaused", "LaneView", "Pacer", "Permit", "RateFact"]
+__all__ = ["LanePaused", "LaneView", "Pacer", "Permit"]
 
 TICK_S = 1.0
 _REFUSALS = frozenset({FailureKind.RATE_LIMIT, FailureKind.RATE_DYNAMIC, FailureKind.RATE_CONCURRENCY})
@@ -43,17 +44,6 @@ class LaneView:
     limits: Limits
     key_limits: Limits | None = None
     counters: Mapping[str, Any] = field(default_factory=dict)
-
-
-class RateFact(Protocol):
-    """One row of a response's rate-limit headers; `field` is a name of Limits, tokens_per_minute for instance."""
-
-    @property
-    def field(self) -> str: ...
-    @property
-    def limit(self) -> float | None: ...
-    @property
-    def remaining(self) -> float | None: ...
 
 
 class Pacer:
@@ -146,25 +136,23 @@ class Pacer:
         elif paced.paused is not None:
             paced.resume()
 
-    def learn(self, lane: LaneView, facts: Iterable[RateFact]) -> dict[str, float] | None:
+    def learn(self, lane: LaneView, reading: RateReading) -> dict[str, float] | None:
         """Learn from a response's headers: `limit` may raise or lower a limit, `remaining` only lowers.
 
         Returns the learned limits for `lanes.learned["limits"]` when they changed (and sets lane.limits).
         """
-        rows = list(facts)
-        if not rows:
+        if not reading.windows:
             return None
-        learned = {row.field: row.limit for row in rows if row.limit}
-        limits = lane.limits.with_learned(learned)
+        stated = reading.limits
+        limits = lane.limits.with_learned(stated)
         changed = limits is not lane.limits
         lane.limits = limits
         paced = self._paced(lane) if changed else self._lanes.get(lane.id)
-        remaining = {row.field: row.remaining for row in rows if row.remaining is not None}
-        if paced is not None and remaining:
-            paced.lower(remaining)
+        if paced is not None:
+            paced.lower(reading.remaining)
         if not changed:
             return None
-        return {name: value for name, value in learned.items() if limits.sources.get(name) == "headers"}
+        return {name: value for name, value in stated.items() if limits.sources.get(name) == "headers"}
 
     def waiting_worth(self, lane: LaneView) -> int:
         """How many lines should wait for a permit so that no slot is lost: one look-ahead of the rate."""

@@ -77,6 +77,16 @@ class RateReading:
         return found
 
     @property
+    def remaining(self) -> dict[str, float]:
+        """Units that remain, under the names of domain.limits.Limits."""
+        found: dict[str, float] = {}
+        for window in self.windows:
+            name = _LIMIT_NAMES.get((window.counts, window.period_s)) if window.period_s else None
+            if name is not None and window.remaining is not None:
+                found[name[0]] = min(window.remaining, found.get(name[0], window.remaining))
+        return found
+
+    @property
     def exhausted_for_s(self) -> float | None:
         """Seconds until the used-up windows reset; None when none is used up or no reset is told."""
         waits = [w.reset_s for w in self.windows if w.remaining == 0 and w.reset_s is not None]
