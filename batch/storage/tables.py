@@ -231,6 +231,7 @@ requests = sa.Table(
     sa.Column("copy_of", sa.BigInteger),  # options.dedupe: the line whose answer this one takes; in no slice
     sa.CheckConstraint("(body IS NULL) = (blob_offset IS NOT NULL)", name="body_somewhere"),
     sqlite_with_rowid=False,
+    postgresql_with={"toast_tuple_target": "8160"},  # bodies up to 8 kB stay in the row, uncompressed
 )
 
 slices = sa.Table(
