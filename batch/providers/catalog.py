@@ -190,6 +190,10 @@ class Catalog:
             )
         return Route(tuple(hops), route.fallback)
 
+    def secrets(self) -> list[str]:
+        """Every configured key, read now, for scrubbing texts. Never log or keep the answer."""
+        return [key for provider in self.providers.values() if (key := provider.api_key())]
+
     # listings
 
     def models(self) -> list[ModelInfo]:

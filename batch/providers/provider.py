@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from batch.completions.cards import Card, Support
 from batch.domain.errors import InvalidConfiguration
 from batch.domain.limits import Limits
+from batch.providers.learned import renamed_max_tokens
 from batch.providers.presets import CardFields, LimitFields, Preset, check_feature
 from batch.providers.prices import Price, package_context, package_price
 from batch.settings import LaunchConfig, ProviderConfig, TlsConfig
@@ -157,13 +158,10 @@ class Provider:
         return Card(provider=self.name, model=model, support=support, default=preset.default, **fields)
 
     def limits(self, model: str, learned: Mapping[str, Any] | None = None) -> Limits:
-        """The limits of one lane. `learned["limits"]` (from headers) wins over the preset, not over the user."""
+        """The limits of one lane. `learned["limits"]` (from headers) wins over the preset, and lowers the user's."""
         values, sources = self._stated_limits(model)
-        for name, value in ((learned or {}).get("limits") or {}).items():
-            known = name in _RATES and isinstance(value, int | float) and value > 0
-            if known and sources.get(name) != "config":
-                values[name], sources[name] = float(value), "headers"
-        return Limits(**values, sources=sources)
+        stated = Limits(**values, sources=sources)
+        return stated.with_learned((learned or {}).get("limits") or {})
 
     def _stated_limits(self, model: str) -> tuple[dict[str, Any], dict[str, str]]:
         preset = self.preset
@@ -246,4 +244,7 @@ def _with_learned(card: Card, learned: Mapping[str, Any]) -> Card:
     values = {name: getattr(card, name) for name in Card.__dataclass_fields__}
     rows = {key: Support(value) for key, value in (learned.get("support") or {}).items()}
     fields = {key: value for key, value in (learned.get("card") or {}).items() if key in CardFields.model_fields}
-    return Card(**(values | fields | {"support": {**card.support, **rows}}))
+    support = {**card.support, **rows}
+    merged = values | fields | {"support": support}
+    merged["max_tokens_field"] = renamed_max_tokens(support, merged["max_tokens_field"])
+    return Card(**merged)

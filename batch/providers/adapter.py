@@ -1,0 +1,297 @@
+"""One call to one provider, as an Outcome. No retry, no sleep, no bodies in logs.
+
+Owns: the URL, the headers with the key, reading the answer (JSON, SSE, an error inside a 200), captured
+headers, request id and the provider's own cost; scrubbing every configured key from error texts.
+May not touch: what is asked (completions/), whether it is asked again (domain.retry), the pace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import orjson
+
+from batch.clock import SYSTEM_CLOCK, Clock
+from batch.completions.fold import FoldError, fold_stream
+from batch.completions.normalise import error_in_body
+from batch.domain.outcome import Failure, FailureKind, Outcome, Success
+from batch.providers.catalog import Catalog
+from batch.providers.classify import classify, classify_view
+from batch.providers.error_shapes import read_error_value
+from batch.providers.faults import TransportFault
+from batch.providers.headers import RATE_PREFIXES
+from batch.providers.provider import Provider
+from batch.providers.transport import Transport, UpstreamRequest, UpstreamResponse, make_transport
+from batch.settings import Settings
+
+KEY_REREAD_S = 5.0
+REQUEST_ID_HEADERS = ("x-request-id", "x-modelux-request-id", "request-id", "apim-request-id", "x-generation-id")
+MIN_SECRET = 6  # shorter keys are no secrets, and masking them would tear texts apart
+_LISTS = {"/chat/completions": "choices", "/embeddings": "data"}
+
+
+def make_adapter(
+    catalog: Catalog,
+    name: str,
+    settings: Settings,
+    *,
+    kind: Literal["direct", "httpx"] | None = None,
+    clock: Clock = SYSTEM_CLOCK,
+) -> Adapter:
+    """An adapter with a transport of its own; close() ends both. To be made on the loop that uses it."""
+    provider = catalog.providers[name]
+    transport = make_transport(kind or settings.transport, provider, settings, clock)
+    return Adapter(provider, transport, clock, secrets=catalog.secrets)
+
+
+class Adapter:
+    """Calls one provider through one transport. Safe for any number of calls at once on one event loop."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        transport: Transport,
+        clock: Clock = SYSTEM_CLOCK,
+        *,
+        secrets: Callable[[], Iterable[str]] | None = None,
+    ) -> None:
+        self.provider = provider
+        self._transport = transport
+        self._clock = clock
+        self._secrets = secrets or (lambda: [key] if (key := provider.api_key()) else [])
+        self._headers: dict[str, str] = {}
+        self._headers_until = -1.0
+        self._has_key = True
+        self._urls: dict[tuple[str | None, str], str] = {}
+        preset = provider.preset
+        self._captured = tuple(name.removesuffix("*") for name in preset.capture_headers)
+        self._aliases = preset.header_aliases
+        self._cost_header = preset.cost.header if preset.cost else None
+        self._cost_usage = preset.cost.usage if preset.cost else None
+        self._cost_scale = preset.cost.scale if preset.cost else 1.0
+
+    async def call(
+        self,
+        path: str,
+        body: bytes,
+        *,
+        model: str,
+        base_url: str | None = None,
+        timeout_s: float | None = None,
+        stream: bool = False,
+    ) -> Outcome:
+        """One exchange. `path` is "/chat/completions" (a leading "/v1" is dropped); `body` is sent as it is.
+
+        `base_url` picks a replica. `timeout_s` covers connect to last byte. `stream`: SSE was asked for.
+        Never raises for anything that the network or the provider does.
+        """
+        started = self._clock.monotonic()
+        if started >= self._headers_until:
+            self._read_key(started)
+        if not self._has_key:
+            return self._no_key()
+        url = self._urls.get((base_url, path)) or self._remember_url(base_url, path)
+        request = UpstreamRequest(url, self._headers, body, timeout_s or self.provider.timeout_s, stream)
+        try:
+            response = await self._transport.send(request)
+        except TransportFault as fault:
+            return Failure(
+                fault.kind,
+                self._scrub_text(fault.message),
+                sent=fault.sent,
+                latency_s=self._clock.monotonic() - started,
+            )
+        latency_s = self._clock.monotonic() - started
+        if response.status == 200:
+            return self._read_answer(path, model, body, response, latency_s)
+        return self._fail(response, body, latency_s, path=path, base_url=base_url)
+
+    async def close(self) -> None:
+        await self._transport.close()
+
+    # the request
+
+    def _read_key(self, now: float) -> None:
+        """The key is read anew every few seconds, so that a mended file is seen without a restart."""
+        provider = self.provider
+        self._has_key = provider.key_id == "none" or provider.api_key() is not None
+        self._headers = {"content-type": "application/json", "accept": "application/json"} | provider.auth_headers()
+        self._headers_until = now + KEY_REREAD_S
+
+    def _no_key(self) -> Failure:
+        missing = self.provider.missing_key or self.provider.key_id.partition(":")[2]
+        return Failure(FailureKind.BAD_KEY, f"no key for {self.provider.name}: set {missing}", sent=False)
+
+    def _remember_url(self, base_url: str | None, path: str) -> str:
+        if base_url is None and not self.provider.base_urls:
+            raise ValueError(f"provider {self.provider.name} has no address: is its engine running?")
+        url = join_url(base_url or self.provider.base_urls[0], path)
+        self._urls[base_url, path] = url
+        return url
+
+    # the answer
+
+    def _read_answer(self, path: str, model: str, body: bytes, response: UpstreamResponse, latency_s: float) -> Outcome:
+        received = response.body
+        if received[:1].isspace():  # keep-alive blank lines before the object
+            received = received.strip()
+        data: Any
+        if response.headers.get("content-type", "").startswith("text/event-stream"):
+            try:
+                data = fold_stream(received)
+            except FoldError as broken:
+                return self._fail_in_200(response, body, latency_s, broken.error, str(broken))
+            received = orjson.dumps(data)
+        else:
+            try:
+                data = orjson.loads(received)
+            except orjson.JSONDecodeError:
+                return self._bad_answer(response, latency_s, _describe(response))
+        if not isinstance(data, dict):
+            return self._bad_answer(response, latency_s, "HTTP 200 with JSON that is no object")
+        error = error_in_body(data)
+        if error is not None:
+            return self._fail_in_200(response, body, latency_s, error, "")
+        expected = _LISTS.get(path.removeprefix("/v1"))
+        if expected is not None and not data.get(expected):
+            return self._bad_answer(response, latency_s, f"HTTP 200 without {expected}")
+        captured, rates = self._pick_headers(response.headers)
+        return Success(
+            status=200,
+            body=received,
+            data=data,
+            headers=captured,
+            rate_headers=rates,
+            request_id=_request_id(response.headers),
+            latency_s=latency_s,
+            first_byte_s=response.first_byte_s,
+            cost_usd=self._cost(response.headers, data),
+        )
+
+    def _pick_headers(self, headers: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+        rates: dict[str, str] = {}
+        captured: dict[str, str] = {}
+        allowed = self._captured
+        for name, value in headers.items():
+            if name.startswith(RATE_PREFIXES):
+                rates[name] = value
+            elif allowed and name.startswith(allowed):
+                captured[name] = value
+        for name, other in self._aliases.items():
+            if name in captured:
+                captured.setdefault(other, captured[name])
+        return captured, rates
+
+    def _cost(self, headers: Mapping[str, str], data: dict[str, Any]) -> float | None:
+        value: Any = headers.get(self._cost_header) if self._cost_header else None
+        if self._cost_usage:
+            usage = data.get("usage")
+            value = usage.get(self._cost_usage) if isinstance(usage, dict) else None
+        try:
+            dollars = float(value) * self._cost_scale if value is not None else None
+        except (TypeError, ValueError):
+            return None
+        return dollars if dollars is not None and 0 <= dollars < 1e6 else None
+
+    # failures
+
+    def _fail(
+        self, response: UpstreamResponse, body: bytes, latency_s: float, *, path: str, base_url: str | None
+    ) -> Failure:
+        failure = classify(
+            response.status,
+            response.headers,
+            self._scrub(response.body),
+            self.provider.preset.errors,
+            self.provider.preset.rate_headers,
+            now=self._clock.now(),
+            asked_schema=b'"response_format"' in body,
+        )
+        if failure.kind is FailureKind.BAD_KEY:
+            self._headers_until = -1.0
+        if response.status in (404, 405) or 300 <= response.status < 400:
+            failure.message += _address_hint(base_url or self.provider.base_urls[0], path, failure)
+        return self._complete(failure, response, body, latency_s)
+
+    def _fail_in_200(
+        self, response: UpstreamResponse, body: bytes, latency_s: float, error: Any, reason: str
+    ) -> Failure:
+        """An error that came as HTTP 200: its inner code decides. Without one, a stream merely broke off."""
+        if error is None:
+            return self._bad_answer(response, latency_s, reason)
+        scrubbed = orjson.loads(self._scrub(orjson.dumps({"error": error}, option=orjson.OPT_NON_STR_KEYS)))
+        failure = classify_view(
+            200,
+            response.headers,
+            read_error_value(scrubbed),
+            self.provider.preset.errors,
+            self.provider.preset.rate_headers,
+            now=self._clock.now(),
+            asked_schema=b'"response_format"' in body,
+        )
+        return self._complete(failure, response, body, latency_s)
+
+    def _bad_answer(self, response: UpstreamResponse, latency_s: float, message: str) -> Failure:
+        failure = Failure(FailureKind.BAD_ANSWER, message, status=response.status)
+        return self._complete(failure, response, b"", latency_s)
+
+    def _complete(self, failure: Failure, response: UpstreamResponse, body: bytes, latency_s: float) -> Failure:
+        failure.headers, failure.rate_headers = self._pick_headers(response.headers)
+        failure.request_id = _request_id(response.headers)
+        failure.latency_s = latency_s
+        if failure.kind is FailureKind.BUDGET:
+            failure.scope = budget_scope(body)
+        return failure
+
+    def _scrub(self, text: bytes) -> bytes:
+        for secret in self._secrets():
+            if len(secret) >= MIN_SECRET:
+                text = text.replace(secret.encode(), b"[key]")
+        return text
+
+    def _scrub_text(self, text: str) -> str:
+        return self._scrub(text.encode()).decode()
+
+
+def join_url(base_url: str, path: str) -> str:
+    """The base as written plus the endpoint: ".../v1" + "/chat/completions". A query of the base stays last."""
+    base, mark, query = base_url.partition("?")
+    endpoint = path.removeprefix("/v1")
+    joined = base.rstrip("/") + (endpoint if endpoint.startswith("/") else f"/{endpoint}")
+    return f"{joined}{mark}{query}"
+
+
+def budget_scope(body: bytes) -> str | None:
+    """Whose budget a call draws on, as the request shows it: "end_user:alice", "tags:team=x", or None."""
+    try:
+        request = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    user = request.get("mlx:end_user")
+    if isinstance(user, str) and user:
+        return f"end_user:{user}"
+    tags = request.get("mlx:tags")
+    if isinstance(tags, dict) and tags:
+        return "tags:" + ",".join(f"{name}={tags[name]}" for name in sorted(tags))
+    return None
+
+
+def _request_id(headers: Mapping[str, str]) -> str | None:
+    return next((headers[name] for name in REQUEST_ID_HEADERS if name in headers), None)
+
+
+def _describe(response: UpstreamResponse) -> str:
+    kind = response.headers.get("content-type", "no content-type")[:80]
+    return f"HTTP 200 that is no JSON ({kind}, {len(response.body)} bytes)"
+
+
+def _address_hint(base_url: str, path: str, failure: Failure) -> str:
+    """For answers about the address, not about the model: where it was looked for, and what may be missing."""
+    if failure.code and "model" in failure.code:
+        return ""
+    place = join_url(base_url.partition("?")[0], path)
+    if not urlsplit(base_url).path.rstrip("/").endswith("/v1") and "/v1" not in base_url:
+        return f" (at {place}: does base_url lack /v1?)"
+    return f" (at {place})"

@@ -1,0 +1,60 @@
+"""What answers and probes taught about one lane's capabilities, as patches of lanes.learned.
+
+Owns: which finding may replace which: traffic demotes, and promotes only what was unlisted; a probe decides
+anew. Layout: {"support": {feature: value}, "card": {...}, "limits": {...}}.
+May not touch: the database (storage.lanes saves the patch). Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from batch.completions.cards import Card, Support
+
+Source = Literal["traffic", "probe"]
+
+_DEMOTED = (Support.IGNORED, Support.REJECTED)
+
+
+def learn_support(
+    learned: Mapping[str, Any] | None, card: Card, findings: Mapping[str, str], source: Source = "traffic"
+) -> dict[str, Any]:
+    """A patch {"support": all that is learned now} when a finding changes `card`; {} when nothing is new.
+
+    `learned` is the lane's, and `card` already holds it; `findings` are {feature: "native" | "ignored" |
+    "rejected"}.
+    """
+    changed = {}
+    for feature, value in findings.items():
+        found, held = Support(value), card.of(feature)
+        if found is not held and may_replace(held, found, source):
+            changed[feature] = found.value
+    held_rows = (learned or {}).get("support") or {}
+    return {"support": {**held_rows, **changed}} if changed else {}
+
+
+def may_replace(held: Support, found: Support, source: Source) -> bool:
+    """Traffic never lifts a demotion: one lucky answer proves little. A probe may."""
+    if found is Support.UNLISTED:
+        return False
+    return source == "probe" or found in _DEMOTED or held is Support.UNLISTED
+
+
+def feature_of(param: str, body: Mapping[str, Any]) -> str:
+    """The capability row that a parameter stands for: response_format is judged by its type."""
+    root = param.removeprefix("body.").split(".")[0].split("[")[0]
+    wanted = body.get("response_format")
+    if root == "response_format" and isinstance(wanted, Mapping):
+        kind = wanted.get("type")
+        return kind if kind in ("json_schema", "json_object") else root
+    if root == "stream_options":
+        return "stream_usage"
+    return "seed" if root == "random_seed" else root
+
+
+def renamed_max_tokens(support: Mapping[str, Support], field: str) -> str:
+    """The field to use for the maximum, once one of its two names was refused."""
+    other = "max_tokens" if field == "max_completion_tokens" else "max_completion_tokens"
+    refused = support.get(field) is Support.REJECTED and support.get(other) is not Support.REJECTED
+    return other if refused else field
