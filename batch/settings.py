@@ -251,7 +251,7 @@ def parse_duration(text: str) -> float | None:
     """Seconds in "90m", "24h", "7d", "30s"; None when it is no duration."""
     units = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
     number, unit = text[:-1], text[-1:]
-    if unit not in units or not number.isdecimal() or not number.isascii() or int(number) == 0:
+    if unit not in units or not number.isdecimal() or not number.isascii() or len(number) > 10 or int(number) == 0:
         return None
     return float(int(number) * units[unit])
 
