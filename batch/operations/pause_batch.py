@@ -1,0 +1,86 @@
+"""Pause and resume a batch, by a person. Budgets and failure shares pause in storage.results.
+
+Owns: what may be raised on resuming. `paused` is a flag beside the status: clients see no new status.
+May not touch: lanes (pause_provider). Workers see the flag within a second; calls in flight land.
+"""
+
+from __future__ import annotations
+
+from batch.domain.errors import Conflict, InvalidRequest
+from batch.operations.read_batches import get_batch
+from batch.operations.world import World
+from batch.storage import batches
+from batch.storage.batches import BatchRow
+
+
+def pause_batch(world: World, project_id: int, public_id: str, *, reason: str = "person") -> BatchRow:
+    """Pausing twice is one pause. Raises NotFound; Conflict when the batch is ending or has ended."""
+    batch = get_batch(world, project_id, public_id)
+
+    def pause() -> bool:
+        with world.db.write() as conn:
+            return batches.pause_if_open(conn, batch.id, reason)
+
+    world.db.retrying(pause)
+    batch = get_batch(world, project_id, public_id)
+    if not batch.paused:
+        raise Conflict(f"Cannot pause a batch with status '{batch.status}'.")
+    return batch
+
+
+def resume_batch(
+    world: World,
+    project_id: int,
+    public_id: str,
+    *,
+    budget_usd: float | None = None,
+    max_failure_share: float | None = None,
+) -> BatchRow:
+    """Go on, with raised limits where given. Resuming a running batch changes nothing.
+
+    Raises NotFound; InvalidRequest when a limit is still crossed; Conflict when the batch has ended.
+    """
+    _check_raise(budget_usd, max_failure_share)
+    batch = get_batch(world, project_id, public_id)
+
+    def resume() -> tuple[bool, list[int]]:
+        with world.db.write() as conn:
+            done = batches.resume_if_paused(
+                conn, batch.id, budget_usd=budget_usd, max_failure_share=max_failure_share
+            )
+            return done, batches.lanes_of(conn, batch.id)
+
+    is_resumed, lanes = world.db.retrying(resume)
+    batch = get_batch(world, project_id, public_id)
+    if batch.paused:
+        raise InvalidRequest(_still_crossed(batch), param=_PARAMS.get(batch.pause_reason or ""))
+    if batch.status not in ("validating", "in_progress"):
+        raise Conflict(f"Cannot resume a batch with status '{batch.status}'.")
+    if is_resumed:
+        for lane_id in lanes:
+            world.bells.drain(lane_id)
+    return batch
+
+
+_PARAMS = {"budget": "budget_usd", "failures": "max_failure_share"}
+
+
+def _check_raise(budget_usd: float | None, max_failure_share: float | None) -> None:
+    if budget_usd is not None and not 0 < budget_usd < float("inf"):
+        message = "Invalid 'budget_usd': expected a number above 0."
+        raise InvalidRequest(message, param="budget_usd", code="invalid_value")
+    if max_failure_share is not None and not 0 < max_failure_share <= 1:
+        raise InvalidRequest(
+            "Invalid 'max_failure_share': expected a number above 0, at most 1.",
+            param="max_failure_share",
+            code="invalid_value",
+        )
+
+
+def _still_crossed(batch: BatchRow) -> str:
+    if batch.pause_reason == "failures":
+        return (
+            f"{batch.failed} of {batch.total} lines have failed, still more than max_failure_share "
+            f"{batch.max_failure_share}. Raise it to go on."
+        )
+    return f"${batch.cost_usd:.4f} are spent of a budget of ${batch.budget_usd or 0:.4f}. Raise budget_usd to go on."
