@@ -38,7 +38,7 @@ def resume_batch(
 ) -> BatchRow:
     """Go on, with raised limits where given. Resuming a running batch changes nothing.
 
-    Raises NotFound; InvalidRequest when a limit is still crossed; Conflict when the batch has ended.
+    Raises NotFound; InvalidRequest when the budget is still spent; Conflict when the batch has ended.
     """
     _check_raise(budget_usd, max_failure_share)
     batch = get_batch(world, project_id, public_id)
@@ -53,16 +53,15 @@ def resume_batch(
     is_resumed, lanes = world.db.retrying(resume)
     batch = get_batch(world, project_id, public_id)
     if batch.paused:
-        raise InvalidRequest(_still_crossed(batch), param=_PARAMS.get(batch.pause_reason or ""))
+        spent, budget = batch.cost_usd, batch.budget_usd or 0.0
+        message = f"${spent:.4f} are spent of a budget of ${budget:.4f}. Raise budget_usd to go on."
+        raise InvalidRequest(message, param="budget_usd")
     if batch.status not in ("validating", "in_progress"):
         raise Conflict(f"Cannot resume a batch with status '{batch.status}'.")
     if is_resumed:
         for lane_id in lanes:
             world.bells.drain(lane_id)
     return batch
-
-
-_PARAMS = {"budget": "budget_usd", "failures": "max_failure_share"}
 
 
 def _check_raise(budget_usd: float | None, max_failure_share: float | None) -> None:
@@ -76,11 +75,3 @@ def _check_raise(budget_usd: float | None, max_failure_share: float | None) -> N
             code="invalid_value",
         )
 
-
-def _still_crossed(batch: BatchRow) -> str:
-    if batch.pause_reason == "failures":
-        return (
-            f"{batch.failed} of {batch.total} lines have failed, still more than max_failure_share "
-            f"{batch.max_failure_share}. Raise it to go on."
-        )
-    return f"${batch.cost_usd:.4f} are spent of a budget of ${batch.budget_usd or 0:.4f}. Raise budget_usd to go on."

@@ -265,7 +265,10 @@ def pause_if_open(conn: sa.Connection, batch_id: int, reason: str) -> bool:
 def resume_if_paused(
     conn: sa.Connection, batch_id: int, *, budget_usd: float | None, max_failure_share: float | None
 ) -> bool:
-    """Lift the pause, raising the limits given. A limit that is still crossed keeps the batch paused: False."""
+    """Lift the pause, raising the limits given. A budget that is still spent keeps the batch paused: False.
+
+    A crossed failure share does not: whoever resumes has seen the failures (storage.results pauses no second time).
+    """
     budget = batches.c.budget_usd if budget_usd is None else sa.literal(budget_usd)
     share = batches.c.max_failure_share if max_failure_share is None else sa.literal(max_failure_share)
     done = conn.execute(
@@ -275,11 +278,6 @@ def resume_if_paused(
             batches.c.paused.is_(True),
             batches.c.sealed_at.is_(None),
             sa.or_(budget.is_(None), batches.c.cost_usd < budget),
-            sa.or_(
-                share.is_(None),
-                batches.c.pause_reason.is_distinct_from("failures"),
-                batches.c.failed < share * batches.c.total,
-            ),
         )
         .values(paused=False, pause_reason=None, budget_usd=budget, max_failure_share=share)
     )
