@@ -181,9 +181,8 @@ def _list(api: Server, limit: int, as_json: bool) -> None:
         state = batch["status"] + (", PAUSED" if batch.get("paused") else "")
         done = counts["completed"] + counts["failed"]
         failed = f", {count(counts['failed'])} failed" if counts["failed"] else ""
-        say(
-            f"{batch['id']}   {date_time(batch['created_at'])}   {state:<20}   {count(done)}/{count(counts['total'])}{failed}"
-        )
+        lines = f"{count(done)}/{count(counts['total'])}{failed}"
+        say(f"{batch['id']}   {date_time(batch['created_at'])}   {state:<20}   {lines}")
 
 
 def _show(story: dict[str, Any], as_json: bool) -> None:
@@ -221,9 +220,8 @@ def _finished(api: Server, batch_id: str, errors: bool) -> Iterator[bytes]:
     file_id = batch["error_file_id"] if errors else batch["output_file_id"]
     if file_id is None:
         counts = batch["request_counts"]
-        note(
-            f"no {'error' if errors else 'output'} file: {plural(counts['completed'], 'line')} completed, {count(counts['failed'])} failed"
-        )
+        kind = "error" if errors else "output"
+        note(f"no {kind} file: {plural(counts['completed'], 'line')} completed, {count(counts['failed'])} failed")
         raise exits.Leave(exits.OK if errors else exits.LINES_FAILED)
     return api.content(file_id)
 

@@ -82,6 +82,9 @@ class Server:
     def models(self) -> list[Json]:
         return list(self._json("GET", "/v1/models")["data"])
 
+    def providers(self) -> list[Json]:
+        return list(self._json("GET", "/v1/providers")["data"])
+
     def content(self, file_id: str) -> Iterator[bytes]:
         """A file's bytes, streamed."""
         with self._stream(f"/v1/files/{file_id}/content") as response:

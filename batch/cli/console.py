@@ -58,6 +58,13 @@ def say_facts(rows: Iterable[tuple[str, str]], *, indent: str = "", styles: dict
         STDOUT.print(line)
 
 
+def note_facts(rows: Iterable[tuple[str, str]], *, indent: str = "", styles: dict[str, str] | None = None) -> None:
+    """Facts beside the answer, on stderr."""
+    for line in facts(rows, indent=indent, styles=styles):
+        line.rstrip()
+        STDERR.print(line)
+
+
 def is_terminal() -> bool:
     """True when a person watches: bars and live views make sense."""
     return bool(STDERR.is_terminal) and sys.stderr.isatty()

@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from batch.cli.supervisor import Companion, free_port
 from batch.domain.errors import InvalidConfiguration
 
 MODEL = "smollm2-135m-instruct"
@@ -42,19 +43,23 @@ def find_model() -> Path:
     return found[0]
 
 
-def provider_config(port: int) -> dict[str, Any]:
-    """What [providers.local] says about this server."""
-    return {
+def companion() -> Companion:
+    """The server as a child of the service, and what [providers.local] says about it."""
+    find_model()
+    port = free_port()
+    config = {
         "base_url": f"http://127.0.0.1:{port}/v1",
         "engine": "llamacpp",
         "models": [MODEL],
         "concurrency": SLOTS,
         "price": {"*": {"input": 0, "output": 0}},
     }
+    module = ["batch.cli.local_model", str(port)]
+    return Companion("local-model", module, f"http://127.0.0.1:{port}/health", {PROVIDER: config})
 
 
 def _serve(model: Path, port: int) -> Any:
-    import xllamacpp  # optional: the `local` extra
+    import xllamacpp  # noqa: PLC0415 - optional: the `local` extra
 
     params = xllamacpp.CommonParams()
     params.model.path = str(model)

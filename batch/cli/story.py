@@ -99,7 +99,7 @@ def _raise_hint(story: Mapping[str, Any]) -> str:
 
 
 def _rejections(story: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rows = []
+    rows: list[tuple[str, str]] = []
     for error in story["errors"]:
         place = f"line {error['line']}: " if error["line"] is not None else ""
         rows.append(("rejected" if not rows else "", f"{place}{error['message']}"))

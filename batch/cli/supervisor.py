@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import orjson
 
-from batch.cli import local_model, valkey
+from batch.cli import valkey
 from batch.cli.children import Child, ChildSpec
 from batch.cli.datadir import DataDir
 from batch.clock import SYSTEM_CLOCK, Clock
@@ -32,16 +32,28 @@ TICK_S = 0.2
 
 
 @dataclass(frozen=True)
+class Companion:
+    """A server that runs beside the service for its sake: a local model, a simulated provider.
+
+    `providers` is merged into [providers] of the children, `env` into their environment.
+    """
+
+    name: str
+    module: list[str]
+    ready_url: str
+    providers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What to start. `parts` are of "api", "workers", "jobs", "beat"; `queues` None means all for calls."""
+    """What to start. `parts` are of "api", "workers", "jobs", "beat"; `queues` are those of calls workers."""
 
     settings: Settings
     parts: frozenset[str] = frozenset({"api", "workers", "jobs", "beat"})
     queues: tuple[str, ...] = (CALLS_QUEUE,)
     config: Path | None = None
-    with_local_model: bool = False
-    extra_providers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    extra_env: dict[str, str] = field(default_factory=dict)
+    companions: tuple[Companion, ...] = ()
     log_to_files: bool = True
 
 
@@ -76,7 +88,8 @@ class Stack:
 
     def tick(self) -> None:
         """Look after the children once. Raises Unavailable when one cannot run at all."""
-        if any([child.tick(self._report) for child in self._children]):
+        restarted = [child.tick(self._report) for child in self._children]
+        if any(restarted):
             self._remember()
 
     def stop(self, *, drain: bool = True) -> None:
@@ -125,10 +138,8 @@ class Stack:
         self._data.remember_children(self.pids())
 
     def _specs(self) -> list[ChildSpec]:
-        parts, specs = self.plan.parts, []
-        if self.plan.with_local_model:
-            port = self.plan.extra_providers[local_model.PROVIDER]["base_url"].rpartition(":")[2].split("/")[0]
-            specs.append(self._module("local-model", ["batch.cli.local_model", port]))
+        parts = self.plan.parts
+        specs = [self._module(companion.name, companion.module) for companion in self.plan.companions]
         if "api" in parts:
             specs.append(self._module("api", ["batch.api.serve"]))
         if "workers" in parts:
@@ -154,10 +165,7 @@ class Stack:
 
     def _wait_until_ready(self, timeout_s: float = 60.0) -> None:
         limit = self._clock.monotonic() + timeout_s
-        waiting = []
-        if self.plan.with_local_model:
-            url = self.plan.extra_providers[local_model.PROVIDER]["base_url"].removesuffix("/v1")
-            waiting.append(("local-model", f"{url}/health"))
+        waiting = [(companion.name, companion.ready_url) for companion in self.plan.companions]
         if "api" in self.plan.parts:
             waiting.append(("api", f"{self.address}/readyz"))
         while waiting:
@@ -185,14 +193,17 @@ def worker_arguments(
 def child_environment(plan: Plan) -> dict[str, str]:
     """The environment that makes every child see the same settings from any working directory."""
     settings = plan.settings
-    env = {**process_environment(), **plan.extra_env}
+    env = process_environment()
     env["BATCHMILL_DATA_DIR"] = str(settings.resolved_data_dir)
     env["BATCHMILL_HOST"], env["BATCHMILL_PORT"] = settings.host, str(settings.port)
     if plan.config is not None:
         env["BATCHMILL_CONFIG"] = str(plan.config.absolute())
-    if plan.extra_providers:
-        given = orjson.loads(env.get("BATCHMILL_PROVIDERS") or "{}")
-        env["BATCHMILL_PROVIDERS"] = orjson.dumps({**given, **plan.extra_providers}).decode()
+    providers = orjson.loads(env.get("BATCHMILL_PROVIDERS") or "{}")
+    for companion in plan.companions:
+        env.update(companion.env)
+        providers.update(companion.providers)
+    if providers:
+        env["BATCHMILL_PROVIDERS"] = orjson.dumps(providers).decode()
     return env
 
 

@@ -17,7 +17,7 @@ import typer
 from batch.cli import local_model, options
 from batch.cli.console import is_terminal, note, say_facts
 from batch.cli.datadir import DataDir
-from batch.cli.supervisor import TICK_S, Plan, Stack, child_environment, free_port, require_free_port, worker_arguments
+from batch.cli.supervisor import TICK_S, Plan, Stack, child_environment, require_free_port, worker_arguments
 from batch.clock import SYSTEM_CLOCK
 from batch.domain.errors import InvalidConfiguration
 from batch.operations.bells import CALLS_QUEUE, JOBS_QUEUE
@@ -77,18 +77,20 @@ def make_plan(
     settings: Settings, *, only: str | None = None, config: Path | None = None, with_local_model: bool = False
 ) -> Plan:
     """What `up` starts. Raises InvalidConfiguration."""
-    extra: dict[str, dict[str, Any]] = {}
-    if with_local_model:
-        local_model.find_model()
-        extra[local_model.PROVIDER] = local_model.provider_config(free_port())
     queues = provider_queues(Catalog.from_settings(settings))
     parts = frozenset({"api", "workers", "jobs", "beat"})
     if only in PARTS:
         parts = PARTS[only]
     elif only is not None:
         parts, queues = frozenset({"workers"}), (_queue_of(settings, only),)
-    return Plan(settings, parts=parts, queues=queues, config=config, with_local_model=with_local_model,
-                extra_providers=extra, log_to_files=is_terminal())  # fmt: skip
+    return Plan(
+        settings,
+        parts=parts,
+        queues=queues,
+        config=config,
+        companions=(local_model.companion(),) if with_local_model else (),
+        log_to_files=is_terminal(),
+    )
 
 
 def provider_queues(catalog: Catalog) -> tuple[str, ...]:
@@ -176,21 +178,13 @@ def start_table(stack: Stack, only: str | None) -> list[tuple[str, str]]:
 
 def provider_rows(settings: Settings, plan: Plan) -> list[tuple[str, str]]:
     """One row: the providers that can be used, then one row per provider without its key."""
-    catalog = Catalog.from_settings(settings)
-    ready = [name for name, provider in catalog.providers.items() if provider.missing_key is None]
-    ready += [
-        f"{name} ({', '.join(given['models'])})" for name, given in plan.extra_providers.items() if "models" in given
-    ]
-    missing = [(name, p.missing_key) for name, p in catalog.providers.items() if p.missing_key is not None]
-    rows = [
-        (
-            "providers",
-            ", ".join(ready)
-            if ready
-            else "none: set a key such as XAI_API_KEY, write batchmill.toml, or add --local-model",
-        )
-    ]
-    return rows + [("", f"{name}: no key, set {variable}") for name, variable in missing]
+    providers = Catalog.from_settings(settings).providers
+    ready = [name for name, provider in providers.items() if provider.missing_key is None]
+    for companion in plan.companions:
+        ready += [f"{name} ({', '.join(given['models'])})" for name, given in companion.providers.items()]
+    none = "none yet: set a key such as XAI_API_KEY, write batchmill.toml, or add --local-model"
+    missing = [(name, provider.missing_key) for name, provider in providers.items() if provider.missing_key]
+    return [("providers", ", ".join(ready) or none), *(("", f"{name}: no key, set {key}") for name, key in missing)]
 
 
 def worker(

@@ -12,10 +12,12 @@ from typing import Any
 
 from batch.domain.errors import NotFound
 from batch.domain.states import is_terminal
+from batch.operations.eta import explain_standstill
 from batch.operations.world import World
 from batch.storage import batches, explain, files
 from batch.storage.batches import BatchRow
 from batch.storage.explain import LaneWork
+from batch.storage.standing import HeldLines, held_lines
 from batch.storage.workers import WorkerRow, live_workers
 
 _MAX_ERRORS = 20
@@ -39,7 +41,7 @@ def explain_batch(world: World, project_id: int, public_id: str) -> dict[str, An
         work = [] if is_terminal(row.status) else explain.work_of_batch(conn, row.id)
         failures = explain.failures_of_batch(conn, row.id) if row.failed else []
         errors = batches.errors_of(conn, [row.id]).get(row.id, [])
-        live = live_workers(conn)
+        live, held = live_workers(conn), held_lines(conn, row.id)
     return {
         "id": row.public_id,
         "file": source.filename if source else row.input_file,
@@ -62,7 +64,7 @@ def explain_batch(world: World, project_id: int, public_id: str) -> dict[str, An
         "parent": row.parent,
         "output_file_id": row.output_file,
         "error_file_id": row.error_file,
-        "idle": _why_idle(row, work, live),
+        "idle": _why_idle(row, work, live, now_ms, held),
     }
 
 
@@ -109,17 +111,13 @@ def mend_for(code: str | None, key_id: str, provider: str) -> str | None:
     return None
 
 
-def _why_idle(row: BatchRow, work: Sequence[LaneWork], live: Sequence[WorkerRow]) -> str | None:
-    """A sentence when nobody can be working on it, else None."""
-    if is_terminal(row.status) or row.paused:
+def _why_idle(
+    row: BatchRow, work: Sequence[LaneWork], live: Sequence[WorkerRow], now_ms: int, held: HeldLines
+) -> str | None:
+    """A sentence when nothing moves for a reason that no pause shows already."""
+    if row.paused or (work and all(lane.is_paused(now_ms) for lane in work)):
         return None
-    if not live:
-        return "no worker is running; start one: batchmill up"
-    served = {queue for worker in live for queue in worker.queues}
-    orphaned = sorted({lane.queue for lane in work} - served)
-    if orphaned and row.status == "in_progress":
-        return f"no running worker serves the queue {', '.join(orphaned)}"
-    return None
+    return explain_standstill(row, work, live, now_ms, held)
 
 
 def _money(row: BatchRow) -> dict[str, Any]:

@@ -1,0 +1,67 @@
+"""Simulated providers for `run --simulate`: one for each provider of the file, with that provider's limits.
+
+Owns: turning known limits into a simulator's settings, and pointing the children at it. Nothing leaves
+the machine, and no real key is read from a variable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from batch.cli.supervisor import Companion, free_port
+from batch.domain.limits import Limits
+from batch.operations.provider_forecast import LaneForecast
+from batch.providers.catalog import Catalog
+from batch.simulator.personalities import load_personalities
+
+_RATES = (
+    ("requests_per_second", "requests", 1.0),
+    ("requests_per_minute", "requests", 60.0),
+    ("requests_per_hour", "requests", 3600.0),
+    ("requests_per_day", "requests", 86_400.0),
+    ("tokens_per_minute", "tokens", 60.0),
+    ("tokens_per_day", "tokens", 86_400.0),
+    ("input_tokens_per_minute", "input_tokens", 60.0),
+    ("output_tokens_per_minute", "output_tokens", 60.0),
+)
+
+
+def companions(lanes: Iterable[LaneForecast], catalog: Catalog, directory: Path) -> tuple[Companion, ...]:
+    """A simulator per provider; its settings are written to `directory`."""
+    limits: dict[str, Limits] = {}
+    for lane in lanes:
+        limits.setdefault(lane.provider, lane.limits)
+    return tuple(_companion(name, known, catalog, directory) for name, known in limits.items())
+
+
+def simulator_settings(provider: str, limits: Limits) -> dict[str, Any]:
+    """What SimulatorConfig.from_file reads: the provider's manners where known, and exactly these limits."""
+    rows = [
+        {"what": what, "amount": value, "per_s": per_s, "charge": limits.charge, "scope": limits.scope}
+        for name, what, per_s in _RATES
+        if (value := getattr(limits, name)) is not None
+    ]
+    if limits.hard_second:
+        for row in rows:
+            if row["what"] == "requests" and row["per_s"] <= 60:
+                row |= {"kind": "fixed_window", "over_s": 1.0}
+    if limits.concurrency is not None:
+        rows.append({"what": "concurrency", "amount": limits.concurrency})
+    personality = provider if provider in load_personalities() else "openai"
+    return {"personality": personality, "latency": "lognormal:0.6,3", "limits": rows, "keep_log": False}
+
+
+def _companion(name: str, limits: Limits, catalog: Catalog, directory: Path) -> Companion:
+    provider, port = catalog.providers[name], free_port()
+    url = f"http://127.0.0.1:{port}/v1"
+    settings = directory / f"simulated-{name}.json"
+    settings.write_bytes(orjson.dumps(simulator_settings(provider.preset.name, limits)))
+    address: dict[str, Any] = {"base_urls": [url]} if provider.config.base_urls else {"base_url": url}
+    kind, _, variable = provider.key_id.partition(":")
+    module = ["batch.simulator", "--config", str(settings), "--port", str(port)]
+    env = {variable: "simulated"} if kind == "env" else {}
+    return Companion(f"simulated-{name}", module, f"http://127.0.0.1:{port}/health", {name: address}, env)

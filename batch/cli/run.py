@@ -1,0 +1,279 @@
+"""`batchmill run`: one file in, one file out, in the foreground; the same command continues.
+
+Owns: the arguments, the order of the steps, what is printed between them. The watch over the running
+batch is watch.py's, the record of what made OUT is runs.py's.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from batch.cli import exits, local_model, options, rehearsal
+from batch.cli.batches import parse_options
+from batch.cli.check import STYLES, require_endpoint
+from batch.cli.check_report import problem_rows, summary_rows
+from batch.cli.console import is_terminal, note, note_facts
+from batch.cli.datadir import DataDir
+from batch.cli.delivery import RunResult, deliver, tell_result
+from batch.cli.home import Home
+from batch.cli.runs import RunRecord, Runs, hash_file
+from batch.cli.supervisor import Companion, Plan
+from batch.cli.up import provider_queues
+from batch.cli.watch import Patience, watch
+from batch.completions.rules import CHAT
+from batch.domain.errors import InvalidConfiguration, InvalidRequest
+from batch.domain.options import BatchOptions
+from batch.files.local_file import write_atomically
+from batch.operations.check_input import InputCheck, check_input, open_lines
+from batch.operations.create_batch import create_batch
+from batch.operations.reuse_answers import KeptAnswers, digest_requests, unchanged_answers, without_kept
+from batch.operations.upload import begin_upload
+from batch.operations.world import World
+from batch.providers.catalog import Catalog
+from batch.settings import Settings
+from batch.storage.projects import Project
+
+_MAX_PAUSE_WITHOUT_TERMINAL_S = 600.0
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        "run",
+        epilog="Example: batchmill run docs.jsonl -o out.jsonl        Only look: --dry-run        Rehearse: --simulate",
+    )(run)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one command line asks for."""
+
+    source: Path
+    out: Path
+    err: Path
+    endpoint: str
+    window: str | None
+    options: dict[str, Any]
+    settings: Settings
+    config: Path | None
+    patience: Patience
+    allow_failed: float
+    force: bool
+    reuse: bool
+    as_json: bool
+
+
+def run(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", exists=True, dir_okay=False, readable=True, help="JSONL of requests.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--output", help="Answers go here.", dir_okay=False)],
+    err: Annotated[
+        Path | None,
+        typer.Option("-e", "--errors", help="Error lines go here (default OUT.errors.jsonl).", show_default=False),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, say what would be done, and stop.")] = False,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Play the file against simulated providers with the real ones' limits.")
+    ] = False,
+    with_local_model: Annotated[
+        bool, typer.Option("--local-model", help="Also serve the bundled small model, as the provider `local`.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Start anew, whatever OUT holds.")] = False,
+    reuse: Annotated[bool, typer.Option("--reuse", help="Keep OUT's answers to lines that did not change.")] = False,
+    budget: Annotated[float | None, typer.Option("--budget", metavar="USD", help="Stop when so much is spent.")] = None,
+    allow_failed: Annotated[str, typer.Option("--allow-failed", help="Exit 0 up to this share of error lines.")] = "0%",
+    max_pause: Annotated[
+        str | None,
+        typer.Option("--max-pause", help="Leave when a person is awaited so long (10m without a terminal)."),
+    ] = None,
+    window: Annotated[str | None, typer.Option("--window", help="Completion window (default: none).")] = None,
+    endpoint: Annotated[str, typer.Option("--endpoint", help="What each line asks.")] = CHAT,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the batch; repeat it.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, max=256, help="Worker processes.")] = None,
+    as_json: options.Json = False,
+    data_dir: options.DataDir = None,
+    config: options.Config = None,
+) -> None:
+    """Run one file to its end: check, send, show progress, write. Run the same command again to continue."""
+    settings = options.settings_of(config, workers=workers, data_dir=data_dir)
+    job = Job(
+        source,
+        out,
+        err or out.with_name(f"{out.stem}.errors.jsonl"),
+        endpoint,
+        window,
+        parse_options(option or []),
+        settings,
+        config,
+        Patience(max_pause_s=_patience(max_pause), budget_usd=budget),
+        options.share_of(allow_failed, "--allow-failed"),
+        force,
+        reuse,
+        as_json,
+    )
+    _check_places(job)
+    companions = (local_model.companion(),) if with_local_model else ()
+    if simulate:
+        _rehearse(job, dry_run=dry_run)
+        return
+    note(f"data        {settings.resolved_data_dir}")
+    catalog = _catalog(settings, companions)
+    if dry_run:
+        _look(job, catalog)
+        return
+    result = _run(job, catalog, companions)
+    raise exits.Leave(tell_result(result, allow_failed=job.allow_failed, as_json=as_json))
+
+
+def _patience(max_pause: str | None) -> float | None:
+    if max_pause is not None:
+        return options.seconds_of(max_pause, "--max-pause")
+    return None if is_terminal() else _MAX_PAUSE_WITHOUT_TERMINAL_S
+
+
+def _check_places(job: Job) -> None:
+    require_endpoint(job.endpoint)
+    if job.window is not None:
+        options.seconds_of(job.window, "--window")
+    BatchOptions.parse(job.options)
+    for place, option in ((job.out, "-o"), (job.err, "-e")):
+        if place.resolve() == job.source.resolve():
+            raise InvalidRequest(f"{option} {place} is the input itself")
+        if not place.parent.is_dir():
+            raise InvalidRequest(f"{option} {place}: no such directory: {place.parent}")
+    if job.out.resolve() == job.err.resolve():
+        raise InvalidRequest(f"-o and -e are the same file: {job.out}")
+
+
+def _catalog(settings: Settings, companions: tuple[Companion, ...]) -> Catalog:
+    """As the workers will see it, with companions among the providers."""
+    extra = {name: given for companion in companions for name, given in companion.providers.items()}
+    if not extra:
+        return Catalog.from_settings(settings)
+    merged = {**settings.model_dump(exclude_unset=True).get("providers", {}), **extra}
+    return Catalog.from_settings(settings.model_validate({"providers": merged}))
+
+
+def _look(job: Job, catalog: Catalog) -> InputCheck:
+    """Print what the check found; leave when nothing may be sent."""
+    found = check_input(
+        job.source, catalog, job.settings, options=BatchOptions.parse(job.options), endpoint=job.endpoint
+    )
+    window_s = options.seconds_of(job.window, "--window") if job.window else None
+    rows = summary_rows(found, name=job.source.name, path=str(job.source), window_s=window_s)
+    note_facts(rows, styles=STYLES)
+    missing = sorted({lane.missing_key for lane in found.lanes.values() if lane.missing_key})
+    if not found.is_valid:
+        note_facts(problem_rows(found, limit=10), styles={})
+        raise InvalidRequest(f"{job.source} cannot be run as it is; nothing was sent")
+    if missing:
+        raise InvalidConfiguration(f"no key: set {', '.join(missing)}; nothing was sent")
+    return found
+
+
+def _rehearse(job: Job, *, dry_run: bool) -> None:
+    """The whole run in a temporary data directory, against simulators; answers go beside OUT."""
+    found = _look(job, Catalog.from_settings(job.settings))
+    out = job.out.with_name(f"{job.out.stem}.simulated{job.out.suffix}")
+    err = job.err.with_name(f"{job.err.stem}.simulated{job.err.suffix}")
+    note(f"simulated   no provider is asked; made-up answers go to {out}")
+    if dry_run:
+        return
+    directory = Path(tempfile.mkdtemp(prefix="batchmill-"))
+    try:
+        companions = rehearsal.companions(found.lanes.values(), Catalog.from_settings(job.settings), directory)
+        settings = job.settings.model_copy(
+            update={"data_dir": directory, "database_url": None, "redis_url": None, "files_url": None}
+        )
+        rehearsed = Job(**{**vars(job), "out": out, "err": err, "settings": settings, "force": True, "reuse": False})
+        result = _run(rehearsed, _catalog(settings, companions), companions, looked=True)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    raise exits.Leave(tell_result(result, allow_failed=job.allow_failed, as_json=job.as_json))
+
+
+def _run(job: Job, catalog: Catalog, companions: tuple[Companion, ...], *, looked: bool = False) -> RunResult:
+    data = DataDir(job.settings.resolved_data_dir)
+    data.make()
+    runs = Runs(data.path)
+    shaping = {"endpoint": job.endpoint, "window": job.window, **job.options}
+    wanted = RunRecord(str(job.out.absolute()), str(job.source), hash_file(job.source), shaping)
+    record = runs.begin(wanted, force=job.force, reuse=job.reuse)
+    if record.batch_id is None and not looked:
+        _look(job, catalog)
+    kept = _remember(job, runs, record)
+    plan = Plan(
+        job.settings,
+        parts=frozenset({"workers", "jobs"}),
+        queues=provider_queues(catalog),
+        config=job.config,
+        companions=companions,
+    )
+    home = Home(plan, data, note)
+    clean = False
+    try:
+        project = home.start()
+        batch_id = _batch_of(job, home.world, project, runs, record, kept)
+        story = watch(home, project.id, batch_id, job.patience) if batch_id else None
+        clean = True
+        source = open_lines(job.source, job.settings)
+        return deliver(home.world, project.id, story, source, job.out, job.err, kept, job.endpoint)
+    finally:
+        home.stop(drain=clean)
+
+
+def _remember(job: Job, runs: Runs, record: RunRecord) -> KeptAnswers | None:
+    """Save the record with the digests of its input; copy the answers that stay. Nothing on a continuation."""
+    out, kept_file = Path(record.out), runs.kept(Path(record.out))
+    if record.batch_id is None:
+        if record.reuses and out.exists() and runs.digests(out).exists():
+            lines = unchanged_answers(runs.digests(out), open_lines(job.source, job.settings), out, job.endpoint)
+            write_atomically(kept_file, lines)
+        write_atomically(runs.digests(out), digest_requests(open_lines(job.source, job.settings), job.endpoint))
+        runs.save(record)
+    if not (record.reuses and kept_file.exists()):
+        return None
+    kept = KeptAnswers.load(kept_file)
+    note(f"reuse       {len(kept.places):,} answers of unchanged lines are kept")
+    return kept
+
+
+def _batch_of(
+    job: Job, world: World, project: Project, runs: Runs, record: RunRecord, kept: KeptAnswers | None
+) -> str | None:
+    """The batch of this record, made when there is none yet. None when every answer is kept already."""
+    if record.batch_id is not None:
+        return record.batch_id
+    blocks = open_lines(job.source, job.settings)
+    lines = blocks if kept is None else without_kept(blocks, kept, job.endpoint)
+    with begin_upload(world, project.id) as upload:
+        for block in lines:
+            upload.append(block)
+        if not upload.size_bytes:
+            return None
+        stored = upload.finish(purpose="batch", filename=_jsonl_name(job.source))
+    given = dict(job.options)
+    if job.patience.budget_usd is not None:
+        given["budget_usd"] = job.patience.budget_usd
+    body = {
+        "input_file_id": stored.public_id,
+        "endpoint": job.endpoint,
+        "completion_window": job.window,
+        **({"options": given} if given else {}),
+    }
+    batch = create_batch(world, project, body, idempotency_key=record.key)
+    runs.save(RunRecord(**{**vars(record), "batch_id": batch.public_id}))
+    return batch.public_id
+
+
+def _jsonl_name(source: Path) -> str:
+    """The upload's name; one that says nothing of JSON would be refused there."""
+    return source.name if source.suffix in {".jsonl", ".ndjson", ".json"} else f"{source.stem}.jsonl"

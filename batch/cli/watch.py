@@ -1,0 +1,141 @@
+"""The watch over a running batch in `run`: progress, pauses that need a person, budget, ^C.
+
+Owns: when `run` stops waiting and with which exit code. The batch and what it has are kept in every case.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from batch.cli import exits
+from batch.cli.console import STDOUT, note
+from batch.cli.home import Home
+from batch.cli.progress import BatchProgress
+from batch.cli.story import tell
+from batch.cli.wording import count, duration
+from batch.clock import SYSTEM_CLOCK, Clock
+from batch.domain.states import is_terminal
+from batch.operations.explain_batch import explain_batch
+from batch.operations.pause_batch import resume_batch
+
+LOOK_EVERY_S = 0.5
+TICK_S = 0.1
+
+
+@dataclass(frozen=True)
+class Patience:
+    """`max_pause_s` None waits for ever. `budget_usd` is what this run may spend in all."""
+
+    max_pause_s: float | None = None
+    budget_usd: float | None = None
+
+
+class _Interrupted(Exception):
+    """^C or SIGTERM."""
+
+
+def watch(
+    home: Home, project_id: int, batch_id: str, patience: Patience, clock: Clock = SYSTEM_CLOCK
+) -> dict[str, Any]:
+    """The explanation of the ended batch. Raises Leave for what INTERFACE calls 3, 4 and 130."""
+    _raise_budget(home, project_id, batch_id, patience)
+    try:
+        with _interruptible(), BatchProgress(clock=clock) as bar:
+            return _until_ended(home, project_id, batch_id, patience, bar, clock)
+    except _Interrupted:
+        _stop(home, project_id, batch_id)
+        raise exits.Leave(exits.INTERRUPTED) from None
+
+
+def _until_ended(
+    home: Home, project_id: int, batch_id: str, patience: Patience, bar: BatchProgress, clock: Clock
+) -> dict[str, Any]:
+    waiting_since: float | None = None
+    said: str | None = None
+    while True:
+        story = explain_batch(home.world, project_id, batch_id)
+        bar.show(story)
+        if is_terminal(story["status"]):
+            return story
+        reason = awaited(story)
+        if reason is None:
+            waiting_since, said = None, None
+        else:
+            waiting_since = waiting_since if waiting_since is not None else clock.monotonic()
+            if reason != said:
+                bar.say(reason)
+                said = reason
+            _leave_if_hopeless(story, reason, clock.monotonic() - waiting_since, patience)
+        for _ in range(int(LOOK_EVERY_S / TICK_S)):
+            home.tick()
+            clock.sleep(TICK_S)
+
+
+def awaited(story: Mapping[str, Any]) -> str | None:
+    """What a person has to do before the batch goes on, as a sentence; None when it goes on by itself."""
+    if story["paused"]:
+        return f"paused: {story['pause_reason'] or 'by a person'}"
+    stopped = [lane for lane in story["lanes"] if lane["paused"] and lane["paused"]["mend"]]
+    running = [lane for lane in story["lanes"] if not lane["paused"] and lane["ready"] + lane["in_flight"]]
+    if not stopped or running:
+        return None
+    lane = stopped[0]
+    paused = lane["paused"]
+    return f"paused on {lane['provider']} / {lane['model']}: {paused['reason'] or paused['code']}\n{paused['mend']}"
+
+
+def _leave_if_hopeless(story: Mapping[str, Any], reason: str, waited_s: float, patience: Patience) -> None:
+    if story["paused"] and story["pause_reason"] == "budget":
+        _tell(story)
+        note("budget reached; what is done is kept. Continue: the same command with a higher --budget.")
+        raise exits.Leave(exits.BUDGET_REACHED)
+    if patience.max_pause_s is not None and waited_s > patience.max_pause_s:
+        _tell(story)
+        note(f"waited {duration(waited_s)} for a person; what is done is kept. Continue: the same command.")
+        raise exits.Leave(exits.WAITS_FOR_PERSON)
+
+
+def _tell(story: Mapping[str, Any]) -> None:
+    for row in tell(story):
+        STDOUT.print(row)
+
+
+def _raise_budget(home: Home, project_id: int, batch_id: str, patience: Patience) -> None:
+    """A batch that stood still for its budget goes on when this run allows more."""
+    story = explain_batch(home.world, project_id, batch_id)
+    more = patience.budget_usd is not None and patience.budget_usd > (story["budget_usd"] or 0)
+    if story["paused"] and story["pause_reason"] == "budget" and more:
+        resume_batch(home.world, project_id, batch_id, budget_usd=patience.budget_usd)
+
+
+def _stop(home: Home, project_id: int, batch_id: str) -> None:
+    story = explain_batch(home.world, project_id, batch_id)
+    if not home.is_own:
+        note(f"left; {batch_id} goes on in the service of this directory. Stop it: batchmill cancel {batch_id}")
+        return
+    in_flight = sum(lane["in_flight"] for lane in story["lanes"])
+    note(f"^C stopping: calls in flight ({count(in_flight)} lines are out) may land; ^C again drops them")
+    world, counts = home.world, story["counts"]
+    home.stop_workers()
+    counts = explain_batch(world, project_id, batch_id)["counts"]
+    note(f"done. {count(counts['completed'] + counts['failed'])} kept. Continue: the same command.")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGINT and SIGTERM raise _Interrupted inside the block."""
+
+    def interrupt(_number: int, _frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise _Interrupted
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
