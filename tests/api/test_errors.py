@@ -106,6 +106,21 @@ def test_a_body_that_is_no_object_is_a_400(http: httpx.Client, content: bytes) -
         _assert_envelope(answer, 400)
 
 
+@pytest.mark.parametrize("database", ["sqlite_url", "postgres_url"])
+def test_what_a_database_cannot_hold_is_a_400(
+    database: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """NUL and lone surrogates, in paths, queries and bodies; huge numbers."""
+    create = b'{"input_file_id":"a%s","endpoint":"/v1/chat/completions","completion_window":"24h%s"}'
+    bodies = [create % (b"\\u0000", b""), create % (b"\\ud800", b""), create % (b"", b"9" * 5000 + b"d"), b"[" * 9999]
+    with running_api(tmp_path, request.getfixturevalue(database)) as api, api.http() as http:
+        for path in ("/v1/files/a%00b", "/v1/batches?after=%00", "/v1/models/%00"):
+            _assert_envelope(http.get(path), 400)
+        for body in bodies:
+            answer = http.post("/v1/batches", content=body, headers={"content-type": "application/json"})
+            _assert_envelope(answer, 400)
+
+
 def test_a_wrong_type_is_worded_as_openai_words_it(http: httpx.Client) -> None:
     body = {"filename": "a.jsonl", "purpose": "batch", "bytes": "many", "mime_type": "x"}
     error = _assert_envelope(http.post("/v1/uploads", json=body), 400)
