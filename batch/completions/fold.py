@@ -249,5 +249,5 @@ def _joined(member: dict[str, Any]) -> dict[str, Any]:
 
 def _with_id(call: dict[str, Any], origin: str) -> dict[str, Any]:
     identifier = call.get("id") or "call_" + blake2b(origin.encode(), digest_size=12).hexdigest()
-    members = {kind: _joined(call[kind]) for kind in ("function", "custom") if kind in call}
+    members: dict[str, Any] = {kind: _joined(call[kind]) for kind in ("function", "custom") if kind in call}
     return {"id": identifier, "type": call["type"], **members}
