@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
-import sqlalchemy as sa
 
 from batch.domain.errors import Conflict, Forbidden, InvalidRequest
 from batch.domain.options import BatchOptions
@@ -53,7 +52,7 @@ def create_batch(
     key = idempotency_key or body.get("idempotency_key")
     request_hash = _hash(body)
 
-    def insert() -> tuple[BatchRow, bool]:
+    def insert() -> tuple[BatchRow | None, bool]:
         with world.db.write() as conn:
             made = _made_before(conn, project.id, api_key_id, key, request_hash, retry_count)
             if made is not None:
@@ -80,17 +79,17 @@ def create_batch(
             )
             return batch, True
 
-    try:
+    batch, is_new = world.db.retrying(insert)
+    if batch is None:  # another process took the idempotency key between our look and our insert
         batch, is_new = world.db.retrying(insert)
-    except sa.exc.IntegrityError:  # another process inserted the same idempotency key between our look and our insert
-        batch, is_new = world.db.retrying(insert)
+    assert batch is not None
     if is_new:
         world.bells.ingest(batch.id)
     return batch
 
 
 def _made_before(
-    conn: sa.Connection,
+    conn: Any,
     project_id: int,
     api_key_id: int | None,
     key: str | None,

@@ -20,6 +20,7 @@ from batch.domain.line import LineProblem
 from batch.domain.options import BatchOptions
 from batch.files.jsonl import RawLine, inflate, iter_lines
 from batch.operations.accept_line import LineGate
+from batch.operations.end_batches import seal_batch_if_quiet
 from batch.operations.routing import RouteBook
 from batch.operations.slicing import RouteLines, cut_slices
 from batch.operations.twins import Twins
@@ -288,6 +289,8 @@ class _Ingest:
             return "finalizing"
         for lane_id in {cut.route[0] for cut in start.cuts}:
             self._world.bells.drain(lane_id, lanes[lane_id].queue)
+        if self._batch.expires_at is not None and self._batch.expires_at <= self._world.clock.now() * 1000:
+            seal_batch_if_quiet(self._world, self._batch.id)  # the window passed while it was read
         return "started"
 
     def _duplicates(self) -> list[ErrorRow]:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator
 
 import orjson
-import sqlalchemy as sa
 
 from batch.domain.errors import Conflict, InvalidRequest, NotFound
 from batch.domain.line import read_custom_id
@@ -45,7 +44,7 @@ def retry_batch(world: World, project: Project, public_id: str, *, api_key_id: i
         return create_batch(
             world, project, request, api_key_id=api_key_id, parent_id=newest.id, idempotency_key=_retry_key(newest)
         )
-    except (Conflict, sa.exc.IntegrityError):  # somebody else's retry of the same batch was faster: theirs counts
+    except Conflict:  # somebody else's retry of the same batch was faster: theirs counts
         delete_file(world, project.id, input_id)
         return read_family(world, project.id, public_id)[-1]
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from batch.domain.ids import new_id
 from batch.storage.engine import db_now
@@ -103,14 +104,17 @@ _JOINED = {
 _COLUMNS = [_JOINED[name].label(name) if name in _JOINED else batches.c[name] for name in BatchRow.__slots__]
 
 
-def insert_batch(conn: sa.Connection, *, window_s: float | None, **values: Any) -> BatchRow:
-    """A new batch, `validating` from now on; `window_s` None gives it no deadline."""
-    expires_at = db_now() + int(window_s * 1000) if window_s is not None else None
+def insert_batch(conn: sa.Connection, *, window_s: float | None, **values: Any) -> BatchRow | None:
+    """A new batch, `validating` from now on; `window_s` None gives it no deadline.
+
+    None when another transaction took the same idempotency key first: its row can be found now.
+    """
+    insert = sqlite.insert(batches) if conn.dialect.name == "sqlite" else postgresql.insert(batches)
     row = {"warnings": [], "report": {}, "status": "validating", "public_id": new_id("batch_"), **values}
-    batch_id = conn.execute(
-        sa.insert(batches).values(created_at=db_now(), expires_at=expires_at, **row).returning(batches.c.id)
-    ).scalar_one()
-    return load_batch(conn, batch_id)
+    expires_at = db_now() + int(window_s * 1000) if window_s is not None else None
+    insert = insert.values(created_at=db_now(), expires_at=expires_at, **row).on_conflict_do_nothing()
+    batch_id = conn.execute(insert.returning(batches.c.id)).scalar_one_or_none()
+    return None if batch_id is None else load_batch(conn, batch_id)
 
 
 def load_batch(conn: sa.Connection, batch_id: int) -> BatchRow:
