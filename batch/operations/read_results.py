@@ -36,6 +36,8 @@ def read_results(world: World, project_id: int, public_id: str, *, after: int, l
     batch = get_batch(world, project_id, public_id)  # before the rows: what ended by now has all its rows
     if batch.purged_at is not None:
         raise InvalidRequest("The batch's result rows were purged; download its output and error files.")
+    if batch.in_progress_at is None:  # what ingest refuses shows when the file is whole
+        return ResultPage([], after, is_terminal(batch.status))
     lines: list[str] = []
     size = 0
     with world.db.read() as connection:
