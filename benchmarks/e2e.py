@@ -27,7 +27,10 @@ def run(scale: Scale) -> Iterator[Row]:
     lines = scale.lines(LINES, 2_000)
     with tempfile.TemporaryDirectory(prefix="bm-e2e-") as directory, upstream() as server:
         source = chat_file(Path(directory) / "in.jsonl", lines)
-        bare = {kind: [run_bare(kind, source, server.base_url) for _ in range(scale.repeats)] for kind in ("httpx", "direct")}
+        bare = {
+            kind: [run_bare(kind, source, server.base_url) for _ in range(scale.repeats)]
+            for kind in ("httpx", "direct")
+        }
         for kind, runs in bare.items():
             yield Row(f"bare loop, {kind}", "requests/s", [r.rate for r in runs], cpu_us=[r.cpu_us for r in runs])
         product: dict[tuple[str, str, int], list[BatchRun]] = {}

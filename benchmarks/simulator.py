@@ -53,8 +53,8 @@ async def _hammer(base_url: str, seconds: float) -> int:
     loop = asyncio.get_running_loop()
     host, _, port = base_url.removeprefix("http://").removesuffix("/v1").partition(":")
     body = b'{"model":"bench-model","messages":[{"role":"user","content":"%b"}],"seed":1}' % (b"x" * 1500)
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer bench\r\ncontent-type: application/json\r\n"
-    request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer bench\r\n"
+    request = f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
     made = [await loop.create_connection(lambda: _Raw(request), host, int(port)) for _ in range(CONNECTIONS)]
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:

@@ -181,5 +181,6 @@ def _command(process: psutil.Process) -> str:
 
 def _checked(answer: httpx.Response) -> dict[str, Any]:
     if answer.is_error:
-        raise RuntimeError(f"{answer.request.method} {answer.request.url.path}: {answer.status_code} {answer.text[:500]}")
+        asked = f"{answer.request.method} {answer.request.url.path}"
+        raise RuntimeError(f"{asked}: {answer.status_code} {answer.text[:500]}")
     return dict(answer.json())

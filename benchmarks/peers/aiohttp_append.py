@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import time
+from pathlib import Path
 
 import aiohttp
 import orjson
@@ -38,7 +39,7 @@ def main():
     parser.add_argument("--at-once", type=int, default=128)
     given = parser.parse_args()
     began, cpu = time.perf_counter(), time.process_time()
-    with open(given.input, "rb") as source, open(given.output, "ab") as sink:
+    with Path(given.input).open("rb") as source, Path(given.output).open("ab") as sink:
         done = uvloop.run(process(source, sink, given.base_url, given.at_once))
     print(json.dumps({"requests": done, "seconds": time.perf_counter() - began, "cpu_s": time.process_time() - cpu}))
 

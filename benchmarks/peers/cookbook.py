@@ -10,6 +10,7 @@ import asyncio
 import json
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import aiohttp
 
@@ -61,12 +62,12 @@ class Request:
 
 
 def append(data, path):
-    with open(path, "a") as sink:
+    with Path(path).open("a") as sink:
         sink.write(json.dumps(data) + "\n")
 
 
 async def process(source, output, base_url, per_minute, tokens_per_minute):
-    retries, status = asyncio.Queue(), Status()
+    retries, status, calls = asyncio.Queue(), Status(), set()
     requests_left, tokens_left = per_minute, tokens_per_minute
     updated, upcoming, more = time.time(), None, True
     url, headers = base_url + "/chat/completions", {"Authorization": "Bearer bench"}
@@ -95,7 +96,9 @@ async def process(source, output, base_url, per_minute, tokens_per_minute):
                 requests_left -= 1
                 tokens_left -= upcoming.tokens
                 upcoming.attempts_left -= 1
-                asyncio.create_task(upcoming.call(session, url, headers, retries, output, status))
+                call = asyncio.create_task(upcoming.call(session, url, headers, retries, output, status))
+                calls.add(call)
+                call.add_done_callback(calls.discard)
                 upcoming = None
             if status.in_progress == 0 and not more:
                 break
@@ -116,7 +119,7 @@ def main():
     parser.add_argument("--tpm", type=float, default=1e12)
     given = parser.parse_args()
     began, cpu = time.perf_counter(), time.process_time()
-    with open(given.input) as source:
+    with Path(given.input).open() as source:
         done = asyncio.run(process(iter(source), given.output, given.base_url, given.rpm, given.tpm))
     print(json.dumps({"requests": done, "seconds": time.perf_counter() - began, "cpu_s": time.process_time() - cpu}))
 

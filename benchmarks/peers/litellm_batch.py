@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import time
+from pathlib import Path
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # no download at import
 import litellm
@@ -16,7 +17,7 @@ def main():
     parser.add_argument("base_url")
     parser.add_argument("--at-once", type=int, default=128)
     given = parser.parse_args()
-    with open(given.input) as source:
+    with Path(given.input).open() as source:
         requests = [json.loads(line) for line in source]
     began, cpu = time.perf_counter(), time.process_time()
     answers = litellm.batch_completion(
@@ -28,10 +29,11 @@ def main():
         max_workers=given.at_once,
     )
     good = [answer for answer in answers if not isinstance(answer, Exception)]
-    with open(given.output, "w") as sink:
-        for request, answer in zip(requests, answers):
+    with Path(given.output).open("w") as sink:
+        for request, answer in zip(requests, answers, strict=True):
             sink.write(json.dumps({"custom_id": request["custom_id"], "response": answer.model_dump()}) + "\n")
-    print(json.dumps({"requests": len(good), "seconds": time.perf_counter() - began, "cpu_s": time.process_time() - cpu}))
+    seconds, cpu_s = time.perf_counter() - began, time.process_time() - cpu
+    print(json.dumps({"requests": len(good), "seconds": seconds, "cpu_s": cpu_s}))
 
 
 main()

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import time
+from pathlib import Path
 
 from openai import AsyncOpenAI
 
@@ -18,7 +19,7 @@ async def process(source, output, base_url, at_once):
         return {"custom_id": request["custom_id"], "response": answer.model_dump()}
 
     rows = await asyncio.gather(*(one(json.loads(line)) for line in source))
-    with open(output, "w") as sink:
+    with Path(output).open("w") as sink:
         sink.writelines(json.dumps(row) + "\n" for row in rows)
     return len(rows)
 
@@ -31,7 +32,7 @@ def main():
     parser.add_argument("--at-once", type=int, default=128)
     given = parser.parse_args()
     began, cpu = time.perf_counter(), time.process_time()
-    with open(given.input) as source:
+    with Path(given.input).open() as source:
         done = asyncio.run(process(source, given.output, given.base_url, given.at_once))
     print(json.dumps({"requests": done, "seconds": time.perf_counter() - began, "cpu_s": time.process_time() - cpu}))
 
