@@ -1,27 +1,32 @@
-"""/v1/batches: create, list, retrieve, explain, and what was recorded so far.
+"""/v1/batches: create, list, retrieve, cancel; pause, resume, retry, explain, partial results.
 
 Owns: the routes; what may be asked is decided by the operations.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Annotated, Any
 
 from fastapi import Body, Header, Query
-from starlette.responses import Response
+from pydantic import BaseModel
+from starlette.responses import Response, StreamingResponse
 
 from batch.api.routing import CallerDep, WorldDep, make_router
 from batch.api.shapes import BatchObject, Page, answer, batch_object, page
+from batch.operations.cancel_batch import cancel_batch
 from batch.operations.create_batch import create_batch
 from batch.operations.explain_batch import explain_batch
+from batch.operations.pause_batch import pause_batch, resume_batch
 from batch.operations.read_batches import get_batch, get_batch_errors, list_batches
 from batch.operations.read_results import MAX_LINES, read_results
+from batch.operations.retry_batch import read_family_lines, retry_batch
 from batch.operations.world import World
 from batch.storage.batches import BatchRow
 
 router = make_router("batches")
 
-JsonBody = Annotated[dict[str, Any], Body()]
+JsonBody = Annotated[dict[str, Any] | None, Body()]
 _CREATE_EXAMPLE = {
     "input_file_id": "file-abc",
     "endpoint": "/v1/chat/completions",
@@ -90,6 +95,58 @@ def read_partial_results(
     headers = {"x-next-after": str(found.next_after), "x-incomplete": "false" if found.is_complete else "true"}
     body = "".join(f"{line}\n" for line in found.lines)
     return Response(body, headers=headers, media_type="application/x-ndjson")
+
+
+@router.get(
+    "/v1/batches/{batch_id}/family",
+    response_class=Response,
+    responses={200: {"content": {"application/x-ndjson": {}}}},
+)
+def read_family_results(batch_id: str, world: WorldDep, caller: CallerDep, errors: bool = False) -> Response:
+    """The answers of a batch and of its retries as one: each custom_id once; with `errors`, what is still not done."""
+    blocks = read_family_lines(world, caller.project_id, batch_id, errors=errors)
+    first = next(blocks, b"")  # a missing file is found before the answer begins
+    return StreamingResponse(chain((first,), blocks), media_type="application/x-ndjson")
+
+
+class ResumeBatch(BaseModel):
+    """Limits to raise; a limit that is still crossed keeps the batch paused."""
+
+    budget_usd: float | None = None
+    max_failure_share: float | None = None
+
+
+@router.post("/v1/batches/{batch_id}/cancel", response_model=BatchObject)
+def cancel(batch_id: str, world: WorldDep, caller: CallerDep, _body: JsonBody = None) -> Response:
+    """Calls in flight land and are kept; cancelling twice is one cancel."""
+    return answer_batch(world, cancel_batch(world, caller.project_id, batch_id))
+
+
+@router.post("/v1/batches/{batch_id}/pause", response_model=BatchObject)
+def pause(batch_id: str, world: WorldDep, caller: CallerDep, _body: JsonBody = None) -> Response:
+    """Calls in flight land, no new one is made; the status stays."""
+    return answer_batch(world, pause_batch(world, caller.project_id, batch_id))
+
+
+@router.post("/v1/batches/{batch_id}/resume", response_model=BatchObject)
+def resume(batch_id: str, world: WorldDep, caller: CallerDep, body: ResumeBatch | None = None) -> Response:
+    """Go on after a pause by a person, a budget or a failure share."""
+    raised = body or ResumeBatch()
+    batch = resume_batch(
+        world,
+        caller.project_id,
+        batch_id,
+        budget_usd=raised.budget_usd,
+        max_failure_share=raised.max_failure_share,
+    )
+    return answer_batch(world, batch)
+
+
+@router.post("/v1/batches/{batch_id}/retry", response_model=BatchObject)
+def retry(batch_id: str, world: WorldDep, caller: CallerDep, _body: JsonBody = None) -> Response:
+    """A new batch of the lines that failed, expired or were cancelled; custom_ids are kept."""
+    batch = retry_batch(world, caller.project, batch_id, api_key_id=caller.key_id)
+    return answer_batch(world, batch)
 
 
 def answer_batch(world: World, batch: BatchRow) -> Response:

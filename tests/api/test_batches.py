@@ -137,6 +137,61 @@ def test_options_are_checked_and_shown(client: OpenAI) -> None:
             _create(client, extra_body={"options": options})
 
 
+def test_cancelling_is_seen_at_once_and_twice_is_once(api: RunningApi, client: OpenAI) -> None:
+    made = _create(client)
+    cancelled = client.batches.cancel(made.id)
+    assert cancelled.status == "cancelling" and isinstance(cancelled.cancelling_at, int)
+    assert client.batches.cancel(made.id).status == "cancelling"
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "expired", "finalizing"])
+def test_what_has_ended_cannot_be_cancelled(api: RunningApi, client: OpenAI, status: str) -> None:
+    """409 in the envelope, and the SDK is told not to try again."""
+    made = _create(client)
+    _stage(api, made.id, status=status, sealed_at=db_now())
+    with pytest.raises(openai.ConflictError) as caught:
+        client.batches.cancel(made.id)
+    assert caught.value.body == {
+        "message": f"Cannot cancel a batch with status '{status}'.",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": None,
+    }
+    assert caught.value.response.headers["x-should-retry"] == "false"
+
+
+def test_cancel_wants_no_body_whatever_the_content_type_says(client: OpenAI, http: httpx.Client) -> None:
+    for options in ({}, {"headers": {"content-type": "application/json"}}, {"json": {}}):
+        made = _create(client)
+        assert http.post(f"/v1/batches/{made.id}/cancel", **options).status_code == 200
+
+
+def test_a_person_pauses_and_resumes(client: OpenAI, http: httpx.Client) -> None:
+    """Paused is no status: clients of OpenAI see the one they know."""
+    made = _create(client)
+    paused = http.post(f"/v1/batches/{made.id}/pause").json()
+    assert (paused["status"], paused["batchmill"]["paused"]) == ("validating", True)
+    assert paused["batchmill"]["pause_reason"] == "person"
+    resumed = http.post(f"/v1/batches/{made.id}/resume", json={"budget_usd": 5}).json()
+    assert (resumed["batchmill"]["paused"], resumed["batchmill"]["budget_usd"]) == (False, 5)
+    wrong = http.post(f"/v1/batches/{made.id}/resume", json={"budget_usd": "much"})
+    assert wrong.status_code == 400 and wrong.json()["error"]["param"] == "budget_usd"
+
+
+def test_a_retry_is_a_new_batch_of_what_is_not_done(api: RunningApi, client: OpenAI, http: httpx.Client) -> None:
+    made = _create(client, metadata={"job": "x"})
+    assert http.post(f"/v1/batches/{made.id}/retry").status_code == 409
+    output = client.files.create(file=b'{"custom_id": "r1"}\n', purpose="batch").id
+    with api.world.db.read() as connection:
+        file_row = connection.exec_driver_sql(f"SELECT id FROM files WHERE public_id = '{output}'").scalar_one()
+    _stage(api, made.id, status="cancelled", sealed_at=db_now(), total=3, completed=1, output_file_id=file_row)
+    again = http.post(f"/v1/batches/{made.id}/retry").json()
+    assert (again["batchmill"]["retry_of"], again["metadata"]) == (made.id, {"job": "x"})
+    rows = client.files.content(again["input_file_id"]).text.splitlines()
+    assert [json.loads(row)["custom_id"] for row in rows] == ["r0", "r2"]
+    assert http.get(f"/v1/batches/{again['id']}/family").content == b'{"custom_id": "r1"}\n'
+
+
 def test_partial_results_come_once_each_behind_the_cursor(api: RunningApi, client: OpenAI, http: httpx.Client) -> None:
     made = _create(client)
     batch_id = _stage(api, made.id, status="in_progress", in_progress_at=db_now(), total=3)

@@ -61,6 +61,7 @@ MATRIX = [
     ("GET", "/v1/batches/{batch}"),
     ("GET", "/v1/batches/{batch}/results"),
     ("GET", "/v1/batches/{batch}/explanation"),
+    ("GET", "/v1/batches/{batch}/family"),
     ("GET", "/v1/batches?after={batch}"),
     ("GET", "/v1/webhook_endpoints/{endpoint}"),
     ("GET", "/v1/webhook_endpoints?after={endpoint}"),
