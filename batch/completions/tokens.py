@@ -232,7 +232,11 @@ def _part_tokens(part: dict[str, Any]) -> float:
     text = part.get("text")
     if type(text) is str:
         return text_tokens(text)
+    if "content" in part:  # a message item of /v1/responses
+        return MESSAGE_TOKENS + _content_tokens(part["content"])
     kind = part.get("type")
+    if type(kind) is not str:
+        return 0.0
     if kind in {"image_url", "input_image", "image"}:
         image = part.get("image_url")
         detail = image.get("detail") if type(image) is dict else part.get("detail")
@@ -243,8 +247,6 @@ def _part_tokens(part: dict[str, Any]) -> float:
         return len(data) / AUDIO_CHARS_PER_TOKEN if type(data) is str else 0.0
     if kind in {"file", "input_file"}:
         return FILE_TOKENS
-    if "content" in part:
-        return MESSAGE_TOKENS + _content_tokens(part["content"])
     return 0.0
 
 

@@ -98,13 +98,13 @@ def explain_standstill(
         return " ".join(dict.fromkeys(reason for reason in reasons if reason))
     if held is not None and held.held and not held.ready and not any(lane.leased_lines for lane in work):
         wait = max(0, (held.earliest or now_ms) - now_ms) / 1000
-        return f"All {held.held:,} waiting lines were told to wait by the provider; the first goes on in {_span(wait)}."
+        return f"All {held.held:,} waiting lines wait for their time; the first goes on in {_span(wait)}."
     return None
 
 
 def lane_facts(live: Iterable[WorkerRow], lane_id: int) -> list[Mapping[str, Any]]:
     """What each worker says of the lane: `workers.facts["lanes"][id]`, as workers/ writes it."""
-    found = []
+    found: list[Mapping[str, Any]] = []
     for worker in live:
         lanes = worker.facts.get("lanes")
         facts = lanes.get(str(lane_id)) if isinstance(lanes, dict) else None

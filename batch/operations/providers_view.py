@@ -45,6 +45,7 @@ def _view_provider(
     now_ms: int,
 ) -> dict[str, Any]:
     provider = world.catalog.providers.get(name)
+    known = [(lane, rows[lane.lane_id]) for lane in work if lane.lane_id in rows]
     return {
         "provider": name,
         "title": provider.preset.title if provider else name,
@@ -52,7 +53,7 @@ def _view_provider(
         "base_urls": list(provider.base_urls) if provider else [],
         "configured": provider is not None,
         "missing_key": provider.missing_key if provider else None,
-        "models": [_view_lane(provider, lane, rows[lane.lane_id], live, now_ms) for lane in work if lane.lane_id in rows],
+        "models": [_view_lane(provider, lane, row, live, now_ms) for lane, row in known],
     }
 
 
