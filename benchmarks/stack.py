@@ -113,9 +113,13 @@ class Service:
 
 @contextlib.contextmanager
 def service(
-    base_url: str, *, database: str = "sqlite", workers: int = 1, transport: str = "httpx", limits: str = ""
-) -> Iterator[Service]:
-    """`batchmill up` in a fresh directory, with one provider that serves MODEL. `limits` are TOML lines for it."""
+    base_url: str, *, database: str = "sqlite", workers: int = 1, transport: str = "httpx", limits: str = "",
+    only: str | None = None,
+) -> Iterator[Service]:  # fmt: skip
+    """`batchmill up` in a fresh directory, with one provider that serves MODEL. `limits` are TOML lines for it.
+
+    `only` "api" starts the API alone.
+    """
     directory = Path(tempfile.mkdtemp(prefix="bm-bench-"))
     port = free_port()
     with contextlib.ExitStack() as stack:
@@ -127,13 +131,14 @@ def service(
         (directory / "batchmill.toml").write_text(config)
         log = stack.enter_context((directory / "log").open("wb"))
         process = subprocess.Popen(
-            [str(Path(sys.executable).with_name("batchmill")), "up", "--config", str(directory / "batchmill.toml")],
+            [str(Path(sys.executable).with_name("batchmill")), "up", "--config", str(directory / "batchmill.toml"),
+             *(["--only", only] if only else [])],
             cwd=directory, stdout=log, stderr=log, env=plain_environment(), start_new_session=True,
         )  # fmt: skip
         stack.callback(_end, process)
         running = Service(directory, port, process)
         stack.callback(running.client.close)
-        _wait_ready(running)
+        _wait_ready(running, with_workers=only is None)
         yield running
 
 
@@ -149,12 +154,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_ready(running: Service) -> None:
+def _wait_ready(running: Service, *, with_workers: bool) -> None:
     until = time.monotonic() + 60
     while time.monotonic() < until:
         if running.process.poll() is not None:
             break
         with contextlib.suppress(httpx.HTTPError):
+            if not with_workers and running.client.get("/healthz").status_code == 200:
+                return
             if running.client.get("/readyz").status_code == 200 and running.workers():
                 time.sleep(1.0)  # Celery's own start-up must not stand in the figures
                 return

@@ -33,7 +33,7 @@ def run(scale: Scale) -> Iterator[Row]:
     memory = Row("memory of the API while uploading and downloading", "MB RSS", [], most=250)
     with tempfile.TemporaryDirectory(prefix="bm-upload-") as directory, upstream() as server:
         path = chat_file(Path(directory) / "in.jsonl", size // 2_000, 2_000)
-        with service(server.base_url) as running:
+        with service(server.base_url, only="api") as running:
             port = running.client.base_url.port or 80
             api = running.named("batch.api")
             for _ in range(scale.repeats):

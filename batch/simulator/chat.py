@@ -169,6 +169,8 @@ class Speaker:
             "completion_tokens": output_tokens,
             "total_tokens": input_tokens + output_tokens,
         }
+        if self._person.cost_in_ticks:
+            usage["cost_in_usd_ticks"] = (input_tokens + 4 * output_tokens) * 2000
         if self._person.reasons(asked.model):
             reasoning = 16 * asked.n
             usage["completion_tokens_details"] = {"reasoning_tokens": reasoning}

@@ -92,13 +92,14 @@ class Checker:
     def _take(self, asked: Asked, name: str, value: Any) -> Problem | None:
         if value is None:
             return None
-        behaviour: Behaviour = "native" if name == self._person.seed_field else self.behaviour(name, asked.model)
+        renamed = name == self._person.seed_field != "seed"
+        behaviour: Behaviour = "native" if renamed else self.behaviour(name, asked.model)
         if behaviour == "rejected" and not (name == "n" and value == 1):
             return self._unsupported(name, asked.model)
-        if behaviour == "ignored" and name not in {"response_format", "max_completion_tokens"}:
+        if behaviour == "ignored" and name != "response_format":  # its kinds have rows of their own
             asked.dropped = (*asked.dropped, name)
             return None
-        reader = _READERS.get("seed" if name == self._person.seed_field else name)
+        reader = _READERS.get("seed" if renamed else name)
         return reader(self, asked, value) if reader else None
 
     def _unsupported(self, name: str, model: str) -> Problem:

@@ -124,6 +124,8 @@ class Exchange:
         else:
             reply = completion_reply(completion.data, asked, streamed=streamed, seconds=generating, zips=zips)
             reply.delay_s += delay
+            if self.person.leading_blank_lines and not streamed and not reply.headers:
+                reply.body = b"\n\n" + reply.body
         reply.takes_slot = self._is_engine
         return reply
 

@@ -73,6 +73,8 @@ class Personality:
     reasoning_outside_completion: bool = False
     empty_finish_on_tools: bool = False
     cached_answers: bool = False
+    leading_blank_lines: bool = False  # kept-alive answers begin with empty lines
+    cost_in_ticks: bool = False        # usage.cost_in_usd_ticks
     metrics: str | None = None
     slots: int | None = None
     queue_max: int | None = None
