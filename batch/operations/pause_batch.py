@@ -9,7 +9,7 @@ from __future__ import annotations
 from batch.domain.errors import Conflict, InvalidRequest
 from batch.operations.read_batches import get_batch
 from batch.operations.world import World
-from batch.storage import batches
+from batch.storage import batches, webhooks
 from batch.storage.batches import BatchRow
 
 
@@ -19,9 +19,13 @@ def pause_batch(world: World, project_id: int, public_id: str, *, reason: str = 
 
     def pause() -> bool:
         with world.db.write() as conn:
-            return batches.pause_if_open(conn, batch.id, reason)
+            is_paused = batches.pause_if_open(conn, batch.id, reason)
+            if is_paused:
+                webhooks.enqueue_event(conn, batch, "batch.paused")
+            return is_paused
 
-    world.db.retrying(pause)
+    if world.db.retrying(pause):
+        world.bells.deliver_webhooks()
     batch = get_batch(world, project_id, public_id)
     if not batch.paused:
         raise Conflict(f"Cannot pause a batch with status '{batch.status}'.")
