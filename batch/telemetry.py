@@ -108,6 +108,8 @@ EVENTS: dict[str, Event] = {
         Measure(TOKENS, "output_tokens", (("direction", "output"),)),
         Measure(COST, "cost_usd"),
     )),
+    "attempt_failed": Event("error"),
+    "circuit_changed": Event("warning"),
     "rate_limited": Event("info", (Measure(RATE_LIMITED),)),
     "pace_waited": Event("debug", (Measure(PACE_SECONDS, "seconds"),)),
     "lane_load": Event("debug", (Measure(IN_FLIGHT, "in_flight"), Measure(WINDOW, "window"))),

@@ -21,6 +21,7 @@ from batch.storage.engine import Database, db_now
 from batch.storage.leases import close_if_held, lines_with_result
 from batch.storage.packing import among
 from batch.storage.tables import batches, line_progress, results, slices
+from batch.storage.webhooks import enqueue_event
 
 BATCHES_PER_TRANSACTION = 8
 FAILURE_SHARE_FROM = 20  # finished lines before max_failure_share is judged
@@ -209,9 +210,10 @@ def _advance(
     if completed + failed == batch.total and batch.status in {"in_progress", "cancelling"}:
         values |= _sealing(batch)
         report.sealed_batches.append(batch.id)
-    elif reason := _reason_to_pause(batch, completed, failed, cost, any(not row.ok for row in rows)):
+    elif reason := _reason_to_pause(batch, completed, failed, cost):
         values |= {"paused": True, "pause_reason": reason}
         report.paused_batches.append(batch.id)
+        enqueue_event(conn, batch, "batch.paused")
     conn.execute(sa.update(batches).where(batches.c.id == batch.id).values(**values))
 
 
@@ -223,16 +225,24 @@ def _sealing(batch: Any) -> dict[str, Any]:
     return sealed
 
 
-def _reason_to_pause(batch: Any, completed: int, failed: int, cost: float, has_failures: bool) -> str | None:
+def _reason_to_pause(batch: Any, completed: int, failed: int, cost: float) -> str | None:
+    """A limit that this group crosses; one that was crossed before, and resumed from, does not pause again."""
     if batch.paused:
         return None
     if batch.budget_usd is not None and cost >= batch.budget_usd:
         return "budget"
-    finished = completed + failed
-    enough = finished >= min(FAILURE_SHARE_FROM, batch.total)
-    if batch.max_failure_share is not None and has_failures and enough and failed > batch.max_failure_share * finished:
+    share = batch.max_failure_share
+    if share is not None and (
+        _crossed(share, failed, completed + failed, batch.total)
+        and not _crossed(share, batch.failed, batch.completed + batch.failed, batch.total)
+    ):
         return "failures"
     return None
+
+
+def _crossed(share: float, failed: int, finished: int, total: int) -> bool:
+    """Judged by the lines that have finished, once there are enough of them to judge."""
+    return finished >= min(FAILURE_SHARE_FROM, total) and failed > share * finished
 
 
 def _count_facts(report: dict[str, int], rows: list[LineResult]) -> dict[str, int] | None:

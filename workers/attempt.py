@@ -1,0 +1,109 @@
+"""One call: its permit, the exchange, and what everyone around learns from its outcome.
+
+Owns: the order of it — permit just before the send, window, breaker, settling, metrics. Makes one call;
+whether another follows is the line's matter (executor.py). Steps: pace, call.
+May not touch: lines' states, the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from batch.completions.calls import Call
+from batch.domain.outcome import Failure, FailureKind, Outcome, Success
+from batch.domain.usage import read_usage
+from batch.telemetry import emit
+from workers.executor import LineRun
+from workers.pacer import Permit
+
+if TYPE_CHECKING:
+    from workers.lane import Lane, LaneParts
+
+_DROPS = frozenset(
+    {
+        FailureKind.RATE_LIMIT,
+        FailureKind.RATE_CONCURRENCY,
+        FailureKind.RATE_DYNAMIC,
+        FailureKind.OVERLOADED,
+        FailureKind.UNAVAILABLE,
+        FailureKind.TIMEOUT,
+    }
+)
+
+
+class Attempt:
+    """A lane's way of calling. `calls` are the tasks in flight, with their lines."""
+
+    def __init__(self, parts: LaneParts, lane: Lane) -> None:
+        self.calls: dict[asyncio.Task[None], LineRun] = {}
+        self._parts = parts
+        self._lane = lane
+        self._clock = parts.context.clock
+        self._labels = {"provider": parts.context.provider.name, "model": parts.context.model}
+
+    @property
+    def waiting_worth(self) -> int:
+        """How many calls should wait for permits; 0 where nothing is paced."""
+        return self._parts.pacer.waiting_worth(self._parts.view)
+
+    async def permit(self, line: LineRun, call: Call) -> Permit:
+        """Raises LanePaused."""
+        item = line.item
+        est_output = int(item.est_output * call.share)
+        return await self._parts.pacer.permit(self._parts.view, item.est_input + est_output, est_output)
+
+    async def call(self, line: LineRun, call: Call, permit: Permit, task: asyncio.Task[None]) -> Outcome:
+        parts, window = self._parts, self._parts.window
+        started = window.on_start(self._clock.monotonic())
+        parts.load.in_flight += 1
+        self.calls[task] = line
+        outcome: Outcome | None = None
+        try:
+            outcome = await parts.adapter.call(
+                line.held.claim.endpoint, call.body, model=parts.context.model, stream=call.stream
+            )
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # the wall of one attempt: a bug of ours must not look like silence
+            outcome = Failure(FailureKind.BAD_ANSWER, f"unexpected {type(error).__name__}", sent=True)
+            emit("attempt_failed", error=type(error).__name__, batch_id=line.held.claim.batch_id, line=line.item.line)
+        finally:
+            del self.calls[task]
+            parts.load.in_flight -= 1
+            now = self._clock.monotonic()
+            if outcome is None:
+                window.on_end(now, started)
+                parts.pacer.done(permit)
+                parts.breakers.abandon(self._lane.id)
+        self._learn(outcome, permit, now, started)
+        return outcome
+
+    def _learn(self, outcome: Outcome, permit: Permit, now: float, started: float) -> None:
+        parts, lane = self._parts, self._lane
+        if isinstance(outcome, Success):
+            usage = read_usage(outcome.data.get("usage"))
+            parts.window.on_success(now, started, outcome.latency_s, usage.output_tokens)
+            parts.pacer.done(
+                permit, actual_tokens=usage.total_tokens, actual_output=usage.output_tokens, outcome=outcome
+            )
+            if lane.succeeded_at is None or lane.on_probation:
+                parts.hooks.note_first_success(lane)
+            lane.succeeded_at = self._clock.now()
+        else:
+            if outcome.kind in _DROPS:
+                parts.window.on_drop(now, started)
+            else:
+                parts.window.on_end(now, started)
+            parts.pacer.done(permit, outcome=outcome)
+            if outcome.status == 429:
+                emit("rate_limited", **self._labels, kind=outcome.kind.value)
+        changed = parts.breakers.report(lane.id, parts.context.provider.name, outcome)
+        if changed is not None:
+            emit("circuit_changed", **self._labels, state=changed)
+            if changed == "closed":
+                parts.window.restart(max(1, parts.view.limits.start_concurrency))
+        if outcome.rate_headers:
+            parts.hooks.note_rates(lane, dict(outcome.rate_headers))
+        kind = "success" if isinstance(outcome, Success) else outcome.kind.value
+        emit("call_ended", **self._labels, kind=kind, seconds=outcome.latency_s)

@@ -1,0 +1,102 @@
+"""The heartbeat of a calls process: that it lives, what its lanes are doing, what Redis may not lose.
+
+Owns: the process's row in `workers`, the counters of long windows in `lanes`, handing lines to a worker
+that has none. May not touch: claims; nobody decides who holds a slice by heartbeats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from batch.operations.world import World
+from batch.storage import lanes as lane_rows
+from batch.storage.workers import WorkerRow, beat_worker, forget_worker, live_workers
+from batch.telemetry import emit
+from workers.lane import Lane
+from workers.pump import Pump
+
+BEAT_S = 5.0
+SPLIT_ABOVE = 2  # windows of unsent lines; less is not worth handing over
+
+
+class Heartbeat:
+    """run() on the loop; forget() in a thread at the end."""
+
+    def __init__(self, world: World, name: str, queues: list[str]) -> None:
+        self._world = world
+        self._name = name
+        self._queues = queues
+        self._live = 1
+
+    def live_workers(self) -> int:
+        """Calls processes that were alive at the last beat, this one included."""
+        return self._live
+
+    async def run(self, pump: Pump) -> None:
+        while True:
+            try:
+                await self._beat(pump)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:  # the wall of one beat: the next comes in seconds
+                emit("storage_retry", work="heartbeat", error=type(error).__name__)
+            await self._world.clock.sleep_async(BEAT_S)
+
+    def forget(self) -> None:
+        """The process ends in order: its row goes."""
+        try:
+            with self._world.db.write() as conn:
+                forget_worker(conn, self._name)
+        except Exception as error:  # the wall of the last write: the row would be swept
+            emit("storage_retry", work="forget_worker", error=type(error).__name__)
+
+    async def _beat(self, pump: Pump) -> None:
+        facts = self._facts(pump)
+        counters = {
+            lane.id: found
+            for lane in pump.lanes.values()
+            if (found := await lane.parts.pacer.counters(lane.parts.view)) is not None
+        }
+
+        def write() -> list[WorkerRow]:
+            with self._world.db.write() as conn:
+                beat_worker(conn, self._name, "calls", self._queues, facts)
+                for lane_id, found in counters.items():
+                    lane_rows.save_counters(conn, lane_id, found)
+            with self._world.db.read() as conn:
+                return live_workers(conn, "calls")
+
+        alive = await asyncio.to_thread(write)
+        self._live = max(1, len(alive))
+        hungry = {lane_id for row in alive if row.name != self._name for lane_id in row.facts.get("hungry", ())}
+        for lane_id in hungry & set(pump.lanes):
+            _share_tail(pump, pump.lanes[lane_id])
+
+    def _facts(self, pump: Pump) -> dict[str, Any]:
+        lanes = {}
+        for lane in pump.lanes.values():
+            view = lane.parts.view
+            lanes[str(lane.id)] = {
+                **lane.parts.pacer.facts(view),
+                **lane.parts.breakers.facts(lane.id),
+                "window": lane.parts.window.size,
+                "in_flight": lane.in_flight,
+                "unsent": lane.queue.unsent,
+                "rate": round(lane.rate, 2),
+            }
+            emit("lane_load", provider=view.provider, model=view.model, in_flight=lane.in_flight,
+                 window=lane.parts.window.size)  # fmt: skip
+        hungry = [lane.id for lane in pump.lanes.values() if lane.is_dry and lane.queue.unsent == 0]
+        return {"lanes": lanes, "hungry": [] if pump.is_stopping else hungry}
+
+
+def _share_tail(pump: Pump, lane: Lane) -> None:
+    """Another worker has no line of this lane and none is ready: let half of what is unsent here go."""
+    if not lane.is_dry or lane.queue.unsent <= SPLIT_ABOVE * max(1, lane.limit):
+        return
+    left = lane.queue.unsent // 2
+    for held in reversed(pump.leases.of_lane(lane.id)):
+        left -= lane.release_tail(held, min(left, lane.queue.unsent_of(held)))
+        if left <= 0:
+            return

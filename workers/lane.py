@@ -1,0 +1,398 @@
+"""One lane's runners: they keep its window full across slices, with no barrier at a slice's end.
+
+Owns: Lane — which line is next, how many calls are in flight, lines that wait for a retry, what happens
+to each step of a line. A runner is one coroutine that makes call after call; a waiting line has none.
+May not touch: the database. Results go to the recorder; everything else to the hooks (the pump).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from batch.completions.calls import Call
+from batch.domain.outcome import Outcome
+from batch.domain.retry import Decision, LaneFacts
+from batch.providers.adapter import Adapter
+from batch.settings import GIVE_BACK_ABOVE_S
+from batch.storage.claims import OpenLine
+from batch.storage.lanes import LaneRow
+from batch.storage.leases import Release
+from workers.attempt import Attempt
+from workers.breaker import Breakers
+from workers.concurrency import Window
+from workers.executor import LaneContext, LineRun, Step
+from workers.leases import HeldSlice
+from workers.line_queue import LineQueue
+from workers.pacer import LanePaused, LaneView, Pacer
+from workers.recorder import Recorder
+
+BIG_BODY_BYTES = 1_000_000  # parsed off the loop
+WAITING_PER_WINDOW = 4      # lines that may wait for a retry here; the rest wait in the database
+
+
+class Hooks(Protocol):
+    """What a lane tells its pump."""
+
+    def give_back_soon(self, held: HeldSlice) -> None: ...
+    def pause(self, lane: Lane, decision: Decision) -> None: ...
+    def note_pause(self, lane: Lane, until: float) -> None: ...
+    def note_first_success(self, lane: Lane) -> None: ...
+    def note_learned(self, lane: Lane, support: dict[str, str]) -> None: ...
+    def note_rates(self, lane: Lane, headers: dict[str, str]) -> None: ...
+    def ask_for_lines(self, lane: Lane) -> None: ...
+
+
+@dataclass(slots=True)
+class Load:
+    """Calls in flight in this process, against settings.max_in_flight."""
+
+    limit: int
+    in_flight: int = 0
+
+
+@dataclass(slots=True)
+class LaneParts:
+    """What a lane is built from; the pump makes them once per process or per lane."""
+
+    context: LaneContext
+    view: LaneView
+    window: Window
+    adapter: Adapter
+    pacer: Pacer
+    breakers: Breakers
+    recorder: Recorder
+    load: Load
+    hooks: Hooks
+    read_body: Callable[[HeldSlice, OpenLine], bytes]
+
+
+class Lane:
+    """Made on the event loop, used only there."""
+
+    def __init__(self, row: LaneRow, parts: LaneParts) -> None:
+        self.id = row.id
+        self.learned = dict(row.learned)
+        self.parts = parts
+        self.context = parts.context
+        self.queue = LineQueue()
+        self.finished = 0          # lines that ended here, for the rate
+        self.rate = 0.0            # lines a second, smoothed by the pump
+        self.is_dry = False        # the last claim found nothing
+        self.on_probation = row.pause_code is not None and row.pause_code != "person"
+        self.succeeded_at: float | None = row.succeeded_at / 1000 if row.succeeded_at else None
+        self.refused_scopes: dict[str, float] = {}
+        self.blocked_until = 0.0   # Unix seconds
+        self._urgent: deque[tuple[LineRun, Call]] = deque()
+        self._waiting: dict[tuple[LineRun, int], tuple[Call, asyncio.TimerHandle]] = {}
+        self._runners: set[asyncio.Task[None]] = set()
+        self._pacing: set[asyncio.Task[None]] = set()
+        self._attempt = Attempt(parts, self)
+        self._calls: dict[asyncio.Task[None], LineRun] = self._attempt.calls
+        self._admit_at = 0.0       # monotonic: the breaker's next look
+        self._loop = asyncio.get_running_loop()
+        self._clock = parts.context.clock
+
+    # lines in
+
+    def add(self, held: HeldSlice, items: list[OpenLine]) -> None:
+        """Take a claimed slice's open lines."""
+        self.queue.add(held, items)
+        self.fill()
+
+    def fill(self) -> None:
+        """Start as many runners as there is work and room for."""
+        while self._may_run() and (self._urgent or self.queue.unsent) and len(self._runners) < self.limit:
+            task = self._loop.create_task(self._run())
+            self._runners.add(task)
+            task.add_done_callback(self._runners.discard)
+            if len(self._runners) >= self.queue.unsent + len(self._urgent):
+                return
+
+    @property
+    def limit(self) -> int:
+        """How many runners may run: the window, and one alone until a lane that was refused answers again."""
+        return 1 if self.on_probation else self.parts.window.size
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._calls)
+
+    @property
+    def busy(self) -> int:
+        """Lines that are being worked on or wait for a retry."""
+        return len(self._runners) + len(self._urgent) + len(self._waiting)
+
+    # lines out
+
+    def withdraw(self, held: HeldSlice) -> None:
+        """Stop sending this slice's lines: unsent and waiting ones are released, calls in flight land."""
+        for item in self.queue.take_out(held):
+            self._release(held, Release(item.line, item.progress, item.wait_s))
+        for key, (call, timer) in list(self._waiting.items()):
+            line = key[0]
+            if line.held is held:
+                timer.cancel()
+                del self._waiting[key]
+                line.take_back(call)
+                self.apply(line, line.let_go())
+        kept: deque[tuple[LineRun, Call]] = deque()
+        for line, call in self._urgent:
+            if line.held is held:
+                line.take_back(call)
+                self.apply(line, line.let_go())
+            else:
+                kept.append((line, call))
+        self._urgent = kept
+        for task in list(self._pacing):
+            task.cancel()
+
+    def abort(self, held: HeldSlice) -> None:
+        """Cut this slice's calls in flight; their answers are lost, the lines released."""
+        for task, line in list(self._calls.items()):
+            if line.held is held:
+                task.cancel()
+
+    def release_unsent(self, held: HeldSlice, item: OpenLine) -> None:
+        """A line that was loaded but not taken up goes back as it came."""
+        self._release(held, Release(item.line, item.progress, item.wait_s))
+
+    def measure_rate(self, seconds: float) -> None:
+        """Once a second: smooth the lines that ended into a rate."""
+        self.rate += 0.3 * (self.finished / seconds - self.rate)
+        self.finished = 0
+
+    def release_tail(self, held: HeldSlice, count: int) -> int:
+        """Let the last unsent lines of a slice go, for a worker that has none. Returns how many."""
+        tail = self.queue.take_tail(held, count)
+        for item in tail:
+            self._release(held, Release(item.line, item.progress, item.wait_s))
+        return len(tail)
+
+    def block(self, until: float) -> None:
+        """No new call before `until` (Unix seconds); a long pause sends the lines back."""
+        self.blocked_until = until
+        wait_s = until - self._clock.now()
+        if wait_s > GIVE_BACK_ABOVE_S / 3:
+            self.parts.hooks.note_pause(self, until)
+        self._loop.call_later(min(max(0.0, wait_s), 3600.0), self.fill)
+
+    def unblock(self) -> None:
+        self.blocked_until = 0.0
+        self.fill()
+
+    # runners
+
+    def _may_run(self) -> bool:
+        parts = self.parts
+        return (
+            parts.recorder.has_room
+            and parts.load.in_flight < parts.load.limit
+            and (self.blocked_until == 0.0 or self._clock.now() >= self.blocked_until)
+            and (self._admit_at == 0.0 or self._clock.monotonic() >= self._admit_at)
+        )
+
+    async def _run(self) -> None:
+        try:
+            while (work := self._next()) is not None:
+                line, call = work
+                if call is None:
+                    call = await self._begin(line)
+                if call is not None:
+                    await self._make(line, call)
+        except asyncio.CancelledError:
+            pass  # withdrawn while pacing, or aborted: _make has put the line in order
+        finally:
+            task = asyncio.current_task()
+            if task is not None:
+                self._runners.discard(task)
+
+    def _next(self) -> tuple[LineRun, Call | None] | None:
+        """The next call to make, or a line to begin; None ends this runner."""
+        if not self._may_run() or len(self._runners) > self.limit or self._is_paced_out():
+            return None
+        now = self._clock.monotonic()
+        while self._urgent:
+            line, call = self._urgent.popleft()
+            if line.held.may_send(now):
+                return line, call
+            line.take_back(call)
+            self.apply(line, line.let_go())
+        while (waiting := self.queue.next()) is not None:
+            held, item = waiting
+            if self.queue.unsent == 0 or self.queue.unsent % 256 == 0:
+                self.parts.hooks.ask_for_lines(self)
+            line = LineRun(held, item, held.reserved_usd)
+            if not held.may_send(now) or self._is_late(held):
+                self.apply(line, line.let_go())
+            elif item.wait_s > 0:
+                self._loop.call_later(item.wait_s, self._wake, held, item)
+                item.wait_s = 0.0
+                self.queue.note_end(held.claim.batch_id)
+            else:
+                if len(self._runners) < self.limit and self.queue.unsent:
+                    self.fill()
+                return line, None
+        return None
+
+    def _is_paced_out(self) -> bool:
+        worth = self._attempt.waiting_worth
+        return worth > 0 and len(self._pacing) >= worth
+
+    def _is_late(self, held: HeldSlice) -> bool:
+        expires_at = held.claim.expires_at
+        return expires_at is not None and self._clock.now() * 1000 >= expires_at
+
+    def _wake(self, held: HeldSlice, item: OpenLine) -> None:
+        if held.stopped is None:
+            self.add(held, [item])
+        else:
+            self._release(held, Release(item.line, item.progress))
+
+    async def _begin(self, line: LineRun) -> Call | None:
+        """Plan a line; its first call, or None when it ended or left at once."""
+        item = line.item
+        try:
+            if item.body is None:
+                raw = await asyncio.to_thread(self.parts.read_body, line.held, item)
+            else:
+                raw, item.body = item.body, None  # the answering keeps what it needs
+            if len(raw) > BIG_BODY_BYTES:
+                step = await asyncio.to_thread(line.begin, self.context, raw)
+            else:
+                step = line.begin(self.context, raw)
+        except Exception as error:  # the wall of one line: it is reported, the others go on
+            step = line.fail_unexpectedly(self.context, error)
+        return self.apply(line, step)
+
+    async def _make(self, line: LineRun, call: Call) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        wait_s = self.parts.breakers.admit(self.id)
+        if wait_s > 0:
+            self._urgent.appendleft((line, call))
+            self._admit_at = self._clock.monotonic() + wait_s
+            self._loop.call_later(wait_s, self.fill)
+            return
+        self._pacing.add(task)
+        try:
+            permit = await self._attempt.permit(line, call)
+        except LanePaused as pause:
+            self.parts.breakers.abandon(self.id)
+            self._urgent.appendleft((line, call))
+            self.block(pause.until)
+            return
+        except asyncio.CancelledError:
+            self.parts.breakers.abandon(self.id)
+            self._hand_back(line, call)
+            raise
+        finally:
+            self._pacing.discard(task)
+        if not line.held.may_send(self._clock.monotonic()):
+            self.parts.pacer.done(permit, actual_tokens=0)
+            self.parts.breakers.abandon(self.id)
+            self._hand_back(line, call)
+            return
+        try:
+            outcome = await self._attempt.call(line, call, permit, task)
+        except asyncio.CancelledError:
+            self.apply(line, line.let_go_now())
+            raise
+        await self._settle(line, call, outcome)
+
+    async def _settle(self, line: LineRun, call: Call, outcome: Outcome) -> None:
+        try:
+            if line.lock is not None or line.needs_thread(outcome):
+                line.lock = line.lock or asyncio.Lock()
+                async with line.lock:  # a sibling's answer waits: a line is not safe for threads
+                    step = await asyncio.to_thread(line.settle, call, outcome, self.context, self.facts())
+            else:
+                step = line.settle(call, outcome, self.context, self.facts())
+        except Exception as error:  # the wall of one line
+            step = line.fail_unexpectedly(self.context, error)
+        first = self.apply(line, step)
+        if first is not None:
+            self._urgent.appendleft((line, first))
+
+    def _hand_back(self, line: LineRun, call: Call) -> None:
+        """A call that was not made: later, if the slice still stands; else the line goes back."""
+        if line.held.may_send(self._clock.monotonic()):
+            self._urgent.appendleft((line, call))
+            self._loop.call_soon(self.fill)
+        else:
+            line.take_back(call)
+            self.apply(line, line.let_go())
+
+    def facts(self) -> LaneFacts:
+        scopes: frozenset[str] = frozenset()
+        if self.refused_scopes:
+            now = self._clock.now()
+            scopes = frozenset(scope for scope, until in self.refused_scopes.items() if until > now)
+        return LaneFacts(self.succeeded_at, self.parts.breakers.is_down(self.id), scopes)
+
+    # steps
+
+    def apply(self, line: LineRun, step: Step) -> Call | None:
+        """Do what a step says; the first of its calls comes back to be made at once."""
+        if step.learned:
+            self.parts.hooks.note_learned(self, dict(step.learned))
+        if step.pause is not None:
+            self.parts.hooks.pause(self, step.pause)
+        if step.result is not None:
+            self.finished += 1
+            self._finish(line, step)
+        elif step.release is not None:
+            if step.scope is not None:
+                self.refused_scopes[step.scope] = self._clock.now() + step.release.wait_s
+            self.queue.note_end(line.held.claim.batch_id)
+            self._release(line.held, step.release)
+        elif step.calls:
+            if step.delay_s > 0 or step.spends:
+                self._wait(line, step)
+                return None
+            self._urgent.extend((line, call) for call in step.calls[1:])
+            if len(step.calls) > 1:
+                self._loop.call_soon(self.fill)
+            return step.calls[0]
+        return None
+
+    def _finish(self, line: LineRun, step: Step) -> None:
+        assert step.result is not None
+        held = line.held
+        held.open.discard(line.item.line)
+        held.recording.add(line.item.line)
+        closing = held.claim if held.is_finished else None
+        if closing is not None:
+            held.is_closing = True
+        self.parts.recorder.put(step.result, closing)
+        self.queue.note_end(held.claim.batch_id)
+
+    def _release(self, held: HeldSlice, release: Release) -> None:
+        held.open.discard(release.line)
+        held.released.append(release)
+        self.parts.hooks.give_back_soon(held)
+
+    def _wait(self, line: LineRun, step: Step) -> None:
+        """A retry's time: here without a runner and without a permit, or in the database when too many wait."""
+        delay_s = max(step.delay_s, self.parts.breakers.retry_wait(self.context.provider.name) if step.spends else 0.0)
+        too_many = len(self._waiting) >= WAITING_PER_WINDOW * max(8, self.parts.window.size)
+        if delay_s > GIVE_BACK_ABOVE_S or (too_many and delay_s > 1.0):
+            for call in step.calls:
+                line.take_back(call)
+            self.apply(line, line.let_go(wait_s=delay_s))
+            return
+        for call in step.calls:
+            if delay_s <= 0:
+                self._urgent.append((line, call))
+                self._loop.call_soon(self.fill)
+            else:
+                timer = self._loop.call_later(delay_s, self._retry, line, call)
+                self._waiting[line, id(call)] = (call, timer)
+
+    def _retry(self, line: LineRun, call: Call) -> None:
+        self._waiting.pop((line, id(call)), None)
+        self._urgent.append((line, call))
+        self.fill()

@@ -1,0 +1,175 @@
+"""Sweeps: each finds one kind of thing that got stuck, and returns what it did in words.
+
+Owns: the table of sweeps and the loops around their bounded passes. When and by whom is the matter of
+schedule.py and storage.sweeps. May not touch: slices under a live lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from batch.completions.output_line import own_error_line
+from batch.domain.ids import line_id
+from batch.domain.result import LineResult
+from batch.operations.answer_copies import answer_due_copies
+from batch.operations.deliver_webhooks import deliver_webhooks
+from batch.operations.end_batches import end_due_batches, ring_waiting_finalizes, ring_waiting_ingests
+from batch.operations.retention import expire_files, purge_ended_batches, remove_deleted_bytes, sweep_orphan_blobs
+from batch.operations.world import World
+from batch.storage.lanes import get_lanes
+from batch.storage.rescues import (
+    close_resolved,
+    cut_missing_lines,
+    expire_leases,
+    hop_slices,
+    recount_lanes,
+    stranded_batches,
+    take_doomed,
+    wake_slices,
+)
+from batch.storage.results import record_group
+from batch.storage.watch import claimable_lanes, paused_lanes
+from batch.storage.workers import forget_dead_workers
+from batch.telemetry import emit
+
+PASSES = 50  # of one sweep before others have their turn
+LOST_MESSAGE = "The line was given up: every worker process that worked on it died."
+
+
+def run_sweep(name: str, world: World, owner: str) -> str:
+    """Run one sweep to its end or its bound; what it did, for people. Raises KeyError for an unknown name."""
+    return _SWEEPS[name](world, owner)
+
+
+def _end_batches(world: World, owner: str) -> str:
+    return f"sealed {end_due_batches(world)}"
+
+
+def _expire_leases(world: World, owner: str) -> str:
+    expired = _repeat(lambda: expire_leases(world.db))
+    if expired:
+        emit("lease_lost", reason="expired", slices=expired)
+    return f"expired {expired}, gave up {_give_up_doomed(world, owner)} lines"
+
+
+def _give_up_doomed(world: World, owner: str) -> int:
+    """Lines that killed their worker three times alone fail with worker_lost, under a lease of our own."""
+    rows = [
+        LineResult(
+            doomed.batch_id, doomed.line, doomed.custom_id, False,
+            own_error_line(line_id(doomed.batch_public_id, doomed.line), doomed.custom_id, "worker_lost", LOST_MESSAGE),
+            "worker_lost", facts=("failed:worker_lost",), cost_usd=0.0, slice_id=doomed.slice_id, epoch=doomed.epoch,
+        )
+        for doomed in take_doomed(world.db, owner)
+    ]  # fmt: skip
+    if rows:
+        report = record_group(world.db, rows, owner)
+        for batch_id in report.sealed_batches:
+            world.bells.finalize(batch_id)
+    return len(rows)
+
+
+def _ring_jobs(world: World, owner: str) -> str:
+    return f"rang {ring_waiting_ingests(world)} ingests, {ring_waiting_finalizes(world)} finalizes"
+
+
+def _wake_slices(world: World, owner: str) -> str:
+    return f"woke {_repeat(lambda: wake_slices(world.db))}"
+
+
+def _hop_slices(world: World, owner: str) -> str:
+    with world.db.read() as conn:
+        paused = paused_lanes(conn)
+    return f"moved {sum(_repeat(partial(hop_slices, world.db, lane_id)) for lane_id in paused)}"
+
+
+def _answer_copies(world: World, owner: str) -> str:
+    return f"answered {_repeat(lambda: answer_due_copies(world))}"
+
+
+def _ring_lanes(world: World, owner: str) -> str:
+    with world.db.read() as conn:
+        ready = claimable_lanes(conn)
+        rows = get_lanes(conn, ready) if ready else []
+    for row in rows:
+        world.bells.drain(row.id, row.queue)
+    return f"rang {len(rows)}"
+
+
+def _mend_slices(world: World, owner: str) -> str:
+    closed, after = close_resolved(world.db)
+    for _ in range(PASSES):
+        if not after:
+            break
+        more, after = close_resolved(world.db, after_id=after)
+        closed += more
+    with world.db.read() as conn:
+        stranded = stranded_batches(conn)
+    cut = sum(cut_missing_lines(world.db, batch_id) for batch_id in stranded)
+    return f"closed {closed}, cut {cut} lines anew"
+
+
+def _recount_lanes(world: World, owner: str) -> str:
+    return f"counted {recount_lanes(world.db)}"
+
+
+def _deliver_webhooks(world: World, owner: str) -> str:
+    delivered = failed = 0
+    for _ in range(PASSES):
+        report = deliver_webhooks(world)
+        delivered, failed = delivered + report.delivered, failed + report.failed
+        if not report.more:
+            break
+    return f"delivered {delivered}, failed {failed}"
+
+
+def _expire_files(world: World, owner: str) -> str:
+    return f"expired {_repeat(lambda: expire_files(world))}"
+
+
+def _remove_bytes(world: World, owner: str) -> str:
+    return f"removed {_repeat(lambda: remove_deleted_bytes(world))}"
+
+
+def _purge_batches(world: World, owner: str) -> str:
+    return f"purged {_repeat(lambda: purge_ended_batches(world, owner))} rows"
+
+
+def _forget_workers(world: World, owner: str) -> str:
+    with world.db.write() as conn:
+        return f"forgot {forget_dead_workers(conn)}"
+
+
+def _sweep_blobs(world: World, owner: str) -> str:
+    return f"removed {sweep_orphan_blobs(world)}"
+
+
+def _repeat(one_pass: Callable[[], int]) -> int:
+    """Passes until one finds nothing, within the bound."""
+    total = 0
+    for _ in range(PASSES):
+        done = one_pass()
+        total += done
+        if not done:
+            break
+    return total
+
+
+_SWEEPS: dict[str, Callable[[World, str], str]] = {
+    "end_batches": _end_batches,
+    "expire_leases": _expire_leases,
+    "ring_jobs": _ring_jobs,
+    "wake_slices": _wake_slices,
+    "hop_slices": _hop_slices,
+    "answer_copies": _answer_copies,
+    "ring_lanes": _ring_lanes,
+    "mend_slices": _mend_slices,
+    "recount_lanes": _recount_lanes,
+    "deliver_webhooks": _deliver_webhooks,
+    "expire_files": _expire_files,
+    "remove_bytes": _remove_bytes,
+    "purge_batches": _purge_batches,
+    "forget_workers": _forget_workers,
+    "sweep_blobs": _sweep_blobs,
+}
