@@ -17,6 +17,7 @@ from batch.operations.world import World, open_world
 from batch.settings import load_settings
 from batch.storage.migrate import migrate
 from batch.storage.projects import Project, ensure_default_project
+from batch.telemetry import configure_logs
 from benchmarks.inputs import MODEL
 from tests.harness.databases import fresh_postgres
 
@@ -26,6 +27,7 @@ _BLOCK = 1 << 20
 @contextlib.contextmanager
 def fresh_world(database: str) -> Iterator[tuple[World, Project]]:
     """`database` is "sqlite" or "postgresql"; gone afterwards."""
+    configure_logs(log_level="error")
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bm-world-")))
         url = stack.enter_context(fresh_postgres()) if database == "postgresql" else None
