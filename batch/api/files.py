@@ -86,8 +86,11 @@ def remove_file(file_id: str, world: WorldDep, caller: CallerDep) -> Response:
 def read_content(file_id: str, request: Request, world: WorldDep, caller: CallerDep) -> Response:
     """The bytes as uploaded or written; Range and If-None-Match are honoured."""
     file, _bytes = open_file_content(world, caller.project_id, file_id, end=0)
-    emit("file_sent", file=file.public_id, size_bytes=file.size_bytes)
-    return send_file(world, request, file)
+    response = send_file(world, request, file)
+    if response.status_code in (200, 206):
+        size = int(response.headers.get("content-length", file.size_bytes))
+        emit("file_sent", file=file.public_id, size_bytes=size)
+    return response
 
 
 def read_expiry(form: Form) -> int | None:

@@ -6,13 +6,14 @@ import gzip
 import io
 import json
 import os
+from pathlib import Path
 
 import httpx
 import openai
 import pytest
 from openai import OpenAI
 
-from tests.harness.api import line
+from tests.harness.api import line, running_api
 
 INPUT = "".join(json.dumps(line(f"r{number}")) + "\n" for number in range(3)).encode()
 
@@ -145,3 +146,24 @@ def test_user_data_is_not_downloadable(client: OpenAI) -> None:
     file_id = client.files.create(file=("a.txt", b"x"), purpose="user_data").id
     with pytest.raises(openai.BadRequestError, match="Not allowed to download files of purpose: user_data"):
         client.files.content(file_id)
+
+
+def test_a_file_over_the_limit_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    with running_api(tmp_path, BATCHMILL_MAX_FILE_BYTES="1000000") as api:
+        with pytest.raises(openai.BadRequestError, match=r"File is too large\."):
+            api.sdk().files.create(file=INPUT + b'{"a": 1}\n' * 1_000_000, purpose="batch")
+        assert list(api.world.blobs.list()) == []
+
+
+def test_what_was_moved_is_counted(client: OpenAI, http: httpx.Client) -> None:
+    """Bytes sent are those of the range, not of the file."""
+    file_id = client.files.create(file=INPUT, purpose="batch").id
+    before = _sent_bytes(http)
+    http.get(f"/v1/files/{file_id}/content", headers={"range": "bytes=0-9"})
+    http.get(f"/v1/files/{file_id}/content", headers={"range": "bytes=99999-"})
+    assert _sent_bytes(http) - before == 10
+
+
+def _sent_bytes(http: httpx.Client) -> float:
+    rows = [row for row in http.get("/metrics").text.splitlines() if row.startswith("batchmill_files_bytes_total")]
+    return sum(float(row.split()[-1]) for row in rows if 'direction="out"' in row)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from batch import telemetry
@@ -28,6 +31,13 @@ def test_a_missing_amount_moves_nothing() -> None:
 def test_an_unknown_event_is_a_mistake_of_the_programmer() -> None:
     with pytest.raises(KeyError):
         emit("no_such_event")
+
+
+def test_every_event_that_the_code_emits_is_declared() -> None:
+    root = Path(telemetry.__file__).parents[1]
+    code = "".join(path.read_text() for folder in ("batch", "workers") for path in (root / folder).rglob("*.py"))
+    emitted = set(re.findall(r'emit\(\s*f?"([a-z_]+)"', code))
+    assert emitted <= set(EVENTS)
 
 
 def test_every_event_has_a_level_that_the_logger_knows() -> None:
