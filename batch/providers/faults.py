@@ -74,16 +74,33 @@ FOREIGN = (px.PyreqwestError, httpx.HTTPError, httpx.InvalidURL, httpx.StreamErr
 
 def translate(error: Exception) -> TransportFault:
     """Our fault for a foreign one. `error` is one of FOREIGN."""
-    for foreign, kind, message, sent in FAULTS:
-        if isinstance(error, foreign):
-            cause = _root_cause(error)
-            return TransportFault(kind, f"{message} ({cause})" if cause else message, sent=sent)
-    return TransportFault(FailureKind.DISCONNECT, "the connection broke", sent=True)
+    inner = error.__cause__ if isinstance(error.__cause__, px.PyreqwestError) else error
+    causes = _causes(inner)
+    kind, message, sent = _corrected(inner, causes) or _row_of(inner)
+    told = causes[-1] if causes and "://" not in causes[-1] else ""
+    return TransportFault(kind, f"{message} ({told[:200]})" if told else message, sent=sent)
 
 
-def _root_cause(error: BaseException) -> str:
-    """The innermost cause as pyreqwest tells it, e.g. "Connection refused (os error 111)". Never a URL."""
-    details = getattr(error, "details", None) or getattr(error.__cause__, "details", None) or {}
+def _row_of(error: BaseException) -> tuple[FailureKind, str, bool]:
+    found = (row[1:] for row in FAULTS if isinstance(error, row[0]))
+    return next(found, (FailureKind.DISCONNECT, "the connection broke", True))
+
+
+def _corrected(error: BaseException, causes: list[str]) -> tuple[FailureKind, str, bool] | None:
+    """pyreqwest calls all that happens before the answer's head a connect error; only its causes tell apart
+    what came before the request went out. It also calls a body that broke off a decoding error."""
+    was_connecting = any("(Connect)" in cause for cause in causes)
+    if isinstance(error, px.ConnectTimeoutError) and causes and not was_connecting:
+        return FailureKind.TIMEOUT, "no answer in time", True
+    if isinstance(error, px.ConnectError) and causes and not was_connecting:
+        return FailureKind.DISCONNECT, "the connection closed without an answer", True
+    if isinstance(error, px.DecodeError) and any("reading a body from connection" in cause for cause in causes):
+        return FailureKind.DISCONNECT, "the answer broke off", True
+    return None
+
+
+def _causes(error: BaseException) -> list[str]:
+    """What pyreqwest tells of the causes, outermost first."""
+    details = getattr(error, "details", None)
     causes = details.get("causes") if isinstance(details, dict) else None
-    text = str(causes[-1].get("message", "")) if causes else ""
-    return "" if "://" in text else text[:200]
+    return [str(cause.get("message", "")) for cause in causes or ()]
