@@ -16,6 +16,7 @@ DEEP_SHARE = 0.15       # of a round refused: the size follows the share that pa
 DEEPEST = 0.1
 SLOWER = 2.0            # short-term latency over long-term: no growth
 MUCH_SLOWER = 3.0       # a step back, once per round
+SHORT_S, LONG_S = 2.0, 60.0  # time constants of the two latencies
 TYPICAL_TOKENS = 20.0   # the part of a latency that does not depend on the answer's length, in tokens
 GAUGE_FRESH_S = 10.0
 QUEUE_LOW, QUEUE_HIGH = 0.05, 0.25  # of running: what an engine should have waiting
@@ -48,6 +49,7 @@ class Window:
         self._long = 0.0
         self._typical = 0.0  # output tokens
         self._seen = 0
+        self._learned_at = 0.0
         self._stepped_at = float("-inf")
         self._gauge_at = float("-inf")
         self.cuts = 0
@@ -67,12 +69,14 @@ class Window:
 
     def on_success(self, now: float, started: float, latency_s: float, output_tokens: int = 0) -> None:
         self._end(started, passed=True)
-        self._learn_latency(latency_s, output_tokens)
+        self._learn_latency(now, latency_s, output_tokens)
         if now - self._gauge_at < GAUGE_FRESH_S or (self.in_flight + 1) * 2 < self._size:
             return
         if self._is_slower(MUCH_SLOWER):
             self._step_back(now, latency_s)
-        elif not self._is_slower(SLOWER):
+        elif self._is_slower(SLOWER):
+            self._linger(now)
+        else:
             self._grow(now)
 
     def on_drop(self, now: float, started: float) -> None:
@@ -132,24 +136,33 @@ class Window:
         if current.left <= 0:
             self._round = None
             answered = current.passed + current.refused
-            if answered >= 4 and current.refused > DEEP_SHARE * answered:
+            if answered >= max(4, self._size / 4) and current.refused > DEEP_SHARE * answered:
                 share = max(DEEPEST, current.passed / answered)
                 self._size = max(1.0, self._size * share)
                 self._ceiling = max(1.0, self._size / CUT)
 
-    def _learn_latency(self, latency_s: float, output_tokens: int) -> None:
+    def _learn_latency(self, now: float, latency_s: float, output_tokens: int) -> None:
         """Latency as if every answer had the typical length: long answers are no queue."""
         self._seen += 1
-        self._typical += max(0.01, 1.0 / self._seen) * (output_tokens - self._typical)
+        first = 1.0 / self._seen if self._seen <= 20 else 0.0
+        passed = max(0.0, now - self._learned_at) if self._seen > 1 else 0.0
+        self._learned_at = now
+        self._typical += max(first, passed / (LONG_S + passed)) * (output_tokens - self._typical)
         normal = latency_s * (self._typical + TYPICAL_TOKENS) / (output_tokens + TYPICAL_TOKENS)
-        self._short += max(0.1, 1.0 / self._seen) * (normal - self._short)
-        self._long += max(0.005, 1.0 / self._seen) * (normal - self._long)
+        self._short += max(first, passed / (SHORT_S + passed)) * (normal - self._short)
+        self._long += max(first, passed / (LONG_S + passed)) * (normal - self._long)
 
     def _is_slower(self, times: float) -> bool:
         # below 50 ms it is our own event loop that is measured
         return self._seen >= 20 and self._short > times * self._long and self._short > 0.05
 
+    def _linger(self, now: float) -> None:
+        """Slower answers end the doubling: from here on along the cubic."""
+        if self._ceiling is None:
+            self._ceiling, self._cut_at = self._size, now
+
     def _step_back(self, now: float, latency_s: float) -> None:
+        self._linger(now)
         if now - self._stepped_at > max(1.0, latency_s):
             self._stepped_at = now
             self._size = max(1.0, self._size * 0.95)

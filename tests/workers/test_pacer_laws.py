@@ -82,7 +82,7 @@ quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCh
 @quick
 @given(events)
 def test_several_workers_together_stay_within_every_limit(stage, sequence):
-    """The worker does not matter: `returned` calls go back when nobody leased since; a worker that dies simply never uses its slots."""
+    """Which worker asks does not matter. Some calls go back if nobody leased since; the dead never use theirs."""
     stage.reset()
     one, sent = bucket(), []
     for wait, wanted, ahead, returned in sequence:
