@@ -9,8 +9,8 @@ import os
 import sys
 from importlib.metadata import version
 
-import click
 import typer
+from typer.exceptions import Abort, TyperException
 
 from batch.cli import admin, batches, check, exits, prepare, providers, run, simulate, up
 from batch.cli.console import complain, note
@@ -57,10 +57,10 @@ def run_command(arguments: list[str] | None = None) -> int:
     except (ConfigError, BatchmillError) as error:
         complain(str(error))
         return exits.BAD_INPUT
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except TyperException as error:
+        complain(_explain_usage(error))
+        return exits.BAD_INPUT
+    except (Abort, KeyboardInterrupt):
         note("stopped")
         return exits.INTERRUPTED
     except BrokenPipeError:
@@ -69,6 +69,12 @@ def run_command(arguments: list[str] | None = None) -> int:
     except OSError as error:
         complain(_explain(error))
         return exits.BAD_INPUT
+
+
+def _explain_usage(error: TyperException) -> str:
+    """What is wrong with the command line, and where help stands."""
+    command = getattr(getattr(error, "ctx", None), "command_path", "batchmill")
+    return f"{error.format_message()}\nhelp: {command} --help"
 
 
 def _explain(error: OSError) -> str:

@@ -14,12 +14,12 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from batch.cli import exits, options
+from batch.cli import options
 from batch.cli.client import Server
 from batch.cli.console import STDOUT, note, say, say_json
 from batch.cli.progress import BatchProgress
 from batch.cli.story import tell
-from batch.cli.wording import count, date_time, plural, size
+from batch.cli.wording import count, date_time, size
 from batch.clock import SYSTEM_CLOCK
 from batch.domain.errors import InvalidRequest
 from batch.domain.states import is_terminal
@@ -217,21 +217,13 @@ def _finished(api: Server, batch_id: str, errors: bool) -> Iterator[bytes]:
             f"{batch_id} is {batch['status']}: its files are not written yet\n"
             f"what is there so far: batchmill results {batch_id} --follow"
         )
-    file_id = batch["error_file_id"] if errors else batch["output_file_id"]
-    if file_id is None:
-        counts = batch["request_counts"]
-        kind = "error" if errors else "output"
-        note(f"no {kind} file: {plural(counts['completed'], 'line')} completed, {count(counts['failed'])} failed")
-        raise exits.Leave(exits.OK if errors else exits.LINES_FAILED)
-    return api.content(file_id)
+    return api.family_lines(batch_id, errors=errors)
 
 
 def _every_line(api: Server, batch_id: str) -> Iterator[bytes]:
-    """Lines of both files, answers first."""
-    batch = api.batch(batch_id)
-    for file_id in (batch["output_file_id"], batch["error_file_id"]):
-        if file_id is not None:
-            yield from _split(api.content(file_id))
+    """Answers, then what has none, as lines."""
+    for errors in (False, True):
+        yield from _split(_finished(api, batch_id, errors))
 
 
 def _follow(api: Server, batch_id: str) -> Iterator[bytes]:

@@ -56,11 +56,23 @@ def warning_rows(check: InputCheck, path: str) -> list[Row]:
 
 
 def problem_rows(check: InputCheck, *, limit: int) -> list[Row]:
-    """Each problem with its line, at most `limit`."""
-    shown = check.problems[:limit]
-    rows = [(f"line {p.line}" if p.line is not None else "file", _with_param(p.message, p.param)) for p in shown]
-    more = check.problem_count - len(shown)
-    return [*rows, ("", f"and {plural(more, 'problem')} more")] if more > 0 else rows
+    """Problems with their lines, at most `limit`; one that many lines share is said once."""
+    groups: dict[str, list[int]] = {}
+    for problem in check.problems:
+        lines = groups.setdefault(_with_param(problem.message, problem.param), [])
+        lines += [problem.line] if problem.line is not None else []
+    rows = [(_place(lines), text) for text, lines in list(groups.items())[:limit]]
+    hidden = len(groups) - len(rows)
+    if check.problem_count > len(check.problems):
+        told = count(len(check.problems))
+        rows.append(("", f"{plural(check.problem_count, 'problem')} in all; the first {told} are told"))
+    return [*rows, ("", f"and {plural(hidden, 'kind')} of problem more: --limit {len(groups)}")] if hidden else rows
+
+
+def _place(lines: list[int]) -> str:
+    if not lines:
+        return "file"
+    return f"line {lines[0]}" if len(lines) == 1 else f"lines {listing(lines)}"
 
 
 def _with_param(message: str, param: str | None) -> str:

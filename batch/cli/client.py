@@ -85,9 +85,9 @@ class Server:
     def providers(self) -> list[Json]:
         return list(self._json("GET", "/v1/providers")["data"])
 
-    def content(self, file_id: str) -> Iterator[bytes]:
-        """A file's bytes, streamed."""
-        with self._stream(f"/v1/files/{file_id}/content") as response:
+    def family_lines(self, batch_id: str, *, errors: bool) -> Iterator[bytes]:
+        """The answers (or what is still without one) of a batch and its retries together, streamed."""
+        with self._stream(f"/v1/batches/{batch_id}/family", {"errors": "true" if errors else "false"}) as response:
             yield from response.iter_bytes(1 << 20)
 
     def results_after(self, batch_id: str, after: int, *, limit: int = 1_000) -> tuple[list[bytes], int, bool]:
@@ -117,9 +117,9 @@ class Server:
         return response
 
     @contextmanager
-    def _stream(self, path: str) -> Iterator[httpx.Response]:
+    def _stream(self, path: str, params: dict[str, str]) -> Iterator[httpx.Response]:
         try:
-            with self._http.stream("GET", path, timeout=httpx.Timeout(300.0, connect=5.0)) as response:
+            with self._http.stream("GET", path, params=params, timeout=httpx.Timeout(300.0, connect=5.0)) as response:
                 if response.is_error:
                     response.read()
                     raise self._refused(response)

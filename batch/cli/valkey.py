@@ -27,7 +27,7 @@ def valkey_spec(settings: Settings, env: dict[str, str]) -> ChildSpec:
     command = [
         str(_binary()), "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "600", "--save", "",
         "--appendonly", "no", "--daemonize", "no", "--dir", str(settings.resolved_data_dir),
-        "--logfile", "", "--maxmemory-policy", "noeviction",
+        "--loglevel", "warning", "--logfile", "", "--maxmemory-policy", "noeviction",
     ]  # fmt: skip
     return ChildSpec("valkey", command=command, env=env)
 
