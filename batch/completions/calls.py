@@ -68,7 +68,7 @@ def compose(
     if len(indices) > 1:
         body["n"] = len(indices)
     if plan.shape is not None and rung is not None:
-        apply_rung(body, plan.shape, rung)
+        apply_rung(body, plan.card, plan.shape, rung)
     if reask is not None:
         body["messages"] = with_reask(body["messages"], reask, plan.shape, rung)
     if max_tokens is not None:

@@ -57,11 +57,18 @@ def read_json(text: str) -> Any:
     """One strict JSON value and nothing else. Raises NotJson."""
     try:
         value = _DECODER.decode(text)
+        _check_sound(value, text)
     except (ValueError, RecursionError) as error:
         raise NotJson(f"not a JSON value: {str(error)[:120]}") from None
-    if text.count("[") + text.count("{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
-        raise NotJson(f"the JSON nests deeper than {MAX_DEPTH} levels")
     return value
+
+
+def _check_sound(value: Any, text: str) -> None:
+    """What parses may still nest too deep, or hold half a surrogate pair, which no UTF-8 can carry."""
+    if text.count("[") + text.count("{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+        raise ValueError(f"the JSON nests deeper than {MAX_DEPTH} levels")
+    if "\\u" in text:
+        json.dumps(value, ensure_ascii=False).encode()
 
 
 def _without_thinking(text: str) -> str:
@@ -83,12 +90,12 @@ def _last_value(text: str, *, want_object: bool) -> Found | None:
         starts += 1
         try:
             value, end = _DECODER.raw_decode(text, position)
+            _check_sound(value, text[position:end])
         except (ValueError, RecursionError) as error:
             work -= getattr(error, "pos", len(text)) - position
             position += 1
             continue
-        if _depth(value) <= MAX_DEPTH:
-            best = Found(value, text[position:end], whole=False)
+        best = Found(value, text[position:end], whole=False)
         position = end
     return best
 

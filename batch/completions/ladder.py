@@ -89,20 +89,22 @@ def is_emulated(shape: Shape, rung: SchemaMode) -> bool:
     return rung == "prompt" if shape.kind == "json_object" else rung not in NATIVE_RUNGS
 
 
-def keeps_as_given(shape: Shape, rung: SchemaMode) -> bool:
+def keeps_as_given(card: Card, shape: Shape, rung: SchemaMode) -> bool:
     """True when this rung sends the caller's own response_format unchanged."""
     if rung == "strict":
         converted = to_strict(shape.source)
         return shape.strict and converted is not None and converted.same
-    return rung == "schema" or (rung == "json_object" and shape.kind == "json_object")
+    if rung == "schema":
+        return not (shape.strict and card.schema_mode == "strict")
+    return rung == "json_object" and shape.kind == "json_object"
 
 
-def apply_rung(body: dict[str, Any], shape: Shape, rung: SchemaMode) -> None:
+def apply_rung(body: dict[str, Any], card: Card, shape: Shape, rung: SchemaMode) -> None:
     """Change `body` in place. It holds no response_format; its messages list may be replaced, not changed."""
     if rung == "json_object" and shape.kind == "json_object":
         body["response_format"] = {"type": "json_object"}
     elif rung in NATIVE_RUNGS:
-        body["response_format"] = _schema_format(shape, rung)
+        body["response_format"] = _schema_format(card, shape, rung)
     elif rung == "tool":
         body["tools"] = [_answer_tool(shape)]
         body["tool_choice"] = {"type": "function", "function": {"name": TOOL_NAME}}
@@ -134,7 +136,7 @@ def instruct(messages: list[Any], text: str) -> list[Any]:
     return [{"role": "system", "content": text}, *messages]
 
 
-def _schema_format(shape: Shape, rung: SchemaMode) -> dict[str, Any]:
+def _schema_format(card: Card, shape: Shape, rung: SchemaMode) -> dict[str, Any]:
     wanted: dict[str, Any] = {"name": shape.name}
     if shape.description is not None:
         wanted["description"] = shape.description
@@ -144,8 +146,8 @@ def _schema_format(shape: Shape, rung: SchemaMode) -> dict[str, Any]:
         wanted["strict"] = True
     else:
         wanted["schema"] = orjson.Fragment(shape.source)
-        # A provider that could not take the strict form gets the schema as a wish; we check the answer.
-        wanted["strict"] = False
+        # Where the strict form could not be used, strict would be a 400: the schema is a wish, and we check.
+        wanted["strict"] = shape.strict and card.schema_mode != "strict"
     return {"type": "json_schema", "json_schema": wanted}
 
 

@@ -255,7 +255,7 @@ class _Draft:
             and (n == group or "n" not in body)
             and ("n" not in body or card.is_native("n"))
             and ("seed" not in body or (seed_field == "seed" and seed is not None))
-            and (shape is None or rung is None or keeps_as_given(shape, rung))
+            and (shape is None or rung is None or keeps_as_given(card, shape, rung))
             and not card.stream
         )
         for key in _COMPOSED:

@@ -48,7 +48,7 @@ class _NotStrict(Exception):
     """The schema says something that the subset cannot."""
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def to_strict(source: bytes) -> Strict | None:
     """The strict form of the schema in `source` (JSON); None where it cannot be kept apart from it."""
     document = orjson.loads(source)

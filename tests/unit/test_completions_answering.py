@@ -198,13 +198,15 @@ def test_a_dropped_call_is_handed_out_again() -> None:
 @pytest.mark.parametrize(
     ("endpoint", "body", "data"),
     [
-        ("/v1/embeddings", {"model": "e", "input": "x"}, {"data": [{"embedding": [0.5]}], "usage": {"prompt_tokens": 3}}),
-        ("/v1/responses", {"model": "r", "input": "x"}, {"output": [], "usage": {"input_tokens": 3, "output_tokens": 2}}),
+        ("/v1/embeddings", {"input": "x"}, {"data": [{"embedding": [0.5]}], "usage": {"prompt_tokens": 3}}),
+        ("/v1/responses", {"input": "x"}, {"output": [], "usage": {"input_tokens": 3, "output_tokens": 2}}),
     ],
 )
-def test_other_endpoints_pass_through_with_their_usage(endpoint: str, body: dict[str, Any], data: dict[str, Any]) -> None:
+def test_other_endpoints_pass_through_with_their_usage(
+    endpoint: str, body: dict[str, Any], data: dict[str, Any]
+) -> None:
     raw = orjson.dumps(data)
-    played = play(body, Card("p", "own"), [Success(200, raw, data)], endpoint=endpoint)
+    played = play({"model": "m", **body}, Card("p", "own"), [Success(200, raw, data)], endpoint=endpoint)
     assert played.sent[0]["model"] == "own"
     assert isinstance(played.end, Answer)
     assert (played.end.body, played.end.usage.input_tokens) == (raw, 3)
