@@ -165,4 +165,5 @@ class Window:
         self._linger(now)
         if now - self._stepped_at > max(1.0, latency_s):
             self._stepped_at = now
-            self._size = max(1.0, self._size * 0.95)
+            # by half at most: slowness that we do not cause would not end by it
+            self._size = max(1.0, min(self._size, (self._ceiling or self._size) / 2), self._size * 0.95)
