@@ -170,6 +170,8 @@ def test_without_keys_only_loopback_is_listened_on(tmp_path: Path) -> None:
         check_listen_address("0.0.0.0", has_keys=False)
     check_listen_address("0.0.0.0", has_keys=True)
     check_listen_address("127.0.0.1", has_keys=False)
+    with pytest.raises(AssertionError, match="make a key first"), running_api(tmp_path, BATCHMILL_HOST="0.0.0.0"):
+        pass
 
 
 def test_revoking_the_last_key_opens_nothing(tmp_path: Path) -> None:

@@ -20,8 +20,6 @@ from tests.harness.databases import free_port
 from tests.harness.servers import Child, clean_environment, python
 from tests.harness.waiting import eventually
 
-_SERVE = "from batch.api.serve import serve; from batch.settings import load_settings; serve(load_settings())"
-
 
 @dataclass
 class RunningApi:
@@ -53,7 +51,7 @@ def running_api(directory: Path, database_url: str | None = None, **env: str) ->
         BATCHMILL_DATABASE_URL=settings.resolved_database_url,
         **env,
     )
-    child = Child(python("-c", _SERVE), env=environment, cwd=directory, log=directory / "api.log")
+    child = Child(python("-m", "batch.api.serve"), env=environment, cwd=directory, log=directory / "api.log")
     world = open_world(settings, bells=SilentBells())
     url = f"http://127.0.0.1:{port}"
     try:
