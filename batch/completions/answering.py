@@ -24,7 +24,7 @@ from batch.completions.notes import describe_line, describe_rejected, list_facts
 from batch.completions.plan import Plan, demote, plan_line, root_of
 from batch.completions.reask import Reask
 from batch.completions.rules import CHAT
-from batch.completions.schema import SchemaCache
+from batch.completions.schema import Schema, SchemaCache
 from batch.completions.whole import is_whole, whole_body
 from batch.domain.errors import InvalidRequest
 from batch.domain.outcome import Success, Usage
@@ -42,7 +42,8 @@ _EMPTY_ANSWERS = 1  # a choice that came empty or not at all is asked for once m
 
 
 class Answering:
-    """See the module. `progress` is an earlier snapshot(); `schemas` may be shared between lines.
+    """See the module. `progress` is an earlier snapshot(); `schemas` may be shared between lines. Raises
+    InvalidRequest when the line's own schema is bad.
 
     The caller makes the calls of next_calls() until is_done, handing each Success to accept(), each lasting
     failure to drop(), and a 400 that names a parameter to demote().
@@ -68,6 +69,7 @@ class Answering:
         self._open: list[Call] = []
         self._failure: tuple[str, str] | None = None
         self.single: Success | None = None
+        self._checks: list[Schema] = []
         self.is_short = (
             plan.verbatim
             and plan.n == 1
@@ -77,6 +79,7 @@ class Answering:
             and not progress
         )
         if not self.is_short:
+            self._checks = self._compile_schemas()
             self.choices = [ChoiceState() for _ in range(plan.n)]
             if progress:
                 self._restore(progress)
@@ -128,12 +131,8 @@ class Answering:
 
     def needs_thread(self, success: Success) -> bool:
         """True when accept() may block for a while (a check in a process of its own, a big body)."""
-        if len(success.body) > 1_000_000:
-            return True
-        shape = self.plan.shape
-        if shape is None or shape.kind != "json_schema":
-            return False
-        return self._schemas.compile(shape.document).is_heavy(len(success.body))
+        size = len(success.body)
+        return size > 1_000_000 or any(schema.is_heavy(size) for schema in self._checks)
 
     def accept(self, call: Call, success: Success) -> None:
         """Take a call's answer. Calls may be answered in any order; answers after the end are billed only."""
@@ -205,6 +204,12 @@ class Answering:
     @property
     def _is_complete(self) -> bool:
         return bool(self.choices) and all(choice.kept is not None for choice in self.choices)
+
+    def _compile_schemas(self) -> list[Schema]:
+        """All that answers will be checked against; a bad schema raises InvalidRequest before any call."""
+        shape = self.plan.shape
+        documents = [shape.document] if shape is not None and shape.kind == "json_schema" else []
+        return [self._schemas.compile(document) for document in (*documents, *self.plan.tool_schemas.values())]
 
     def _leave_short(self) -> None:
         self.is_short = False

@@ -57,7 +57,7 @@ class Card:
     on_fanout: Mapping[str, Any] = field(default_factory=dict)
     on_reask: Mapping[str, Any] = field(default_factory=dict)
     fixups: tuple[str, ...] = ()
-    fanout_when: tuple[str, ...] = ()  # "file_parts": n is not native with file attachments
+    fanout_when: tuple[str, ...] = ()  # "file_parts", "search": n is not native with file attachments, web search
     stream: bool = False  # ask for SSE and fold
     context_tokens: int | None = None
     max_output_tokens: int | None = None

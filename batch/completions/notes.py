@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from batch.completions.calls import touches_own_cache_key
+from batch.completions.cards import Support
 from batch.completions.ladder import is_emulated
 from batch.completions.merge import describe_calls
+from batch.completions.plan import Plan
 from batch.domain.usage import write_usage
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def describe_line(line: Answering) -> dict[str, Any]:
     else:
         _describe_records(line, note)
     if plan.seed is not None:
-        note["seed"] = "sent" if plan.seed_field is not None else "not_sent"
+        note["seed"] = _seed_fate(plan)
     emulated = list_emulated(line)
     for name, entries in (("emulated", emulated), ("dropped", plan.dropped), ("ignored", plan.ignored)):
         if entries:
@@ -67,8 +69,8 @@ def list_facts(line: Answering) -> tuple[str, ...]:
     facts = [f"emulated:{name}" for name in list_emulated(line)]
     facts += [f"dropped:{name}" for name in plan.dropped]
     facts += [f"ignored:{name}" for name in plan.ignored]
-    if plan.seed is not None and plan.seed_field is None:
-        facts.append("seed:not_sent")
+    if plan.seed is not None and _seed_fate(plan) != "sent":
+        facts.append(f"seed:{_seed_fate(plan)}")
     if not line.is_short:
         reasked = any(choice.reasks for choice in line.choices)
         facts += ["schema:reasked"] if reasked else []
@@ -93,6 +95,13 @@ def list_emulated(line: Answering) -> list[str]:
     if line.tally.filled and "n" not in emulated:
         emulated.append("n")
     return list(dict.fromkeys(emulated))
+
+
+def _seed_fate(plan: Plan) -> str:
+    """ "sent", "ignored" (sent to a provider that is known to ignore it) or "not_sent"."""
+    if plan.seed_field is None:
+        return "not_sent"
+    return "ignored" if plan.card.of("seed") is Support.IGNORED else "sent"
 
 
 def _describe_records(line: Answering, note: dict[str, Any]) -> None:

@@ -94,6 +94,12 @@ def test_a_refused_seed_is_left_out_and_the_line_says_so() -> None:
     assert "seed:not_sent" in played.end.facts
 
 
+def test_a_seed_that_the_provider_ignores_is_sent_and_the_line_says_so() -> None:
+    played = play(body_of(seed=5), Card("p", "m", support={"seed": Support.IGNORED}), [complete("1")])
+    assert played.sent[0]["seed"] == 5
+    assert played.end.note["seed"] == "ignored"
+
+
 @pytest.mark.parametrize(
     ("given_key", "wanted"), [("max_tokens", "max_completion_tokens"), ("max_completion_tokens", "max_tokens")]
 )

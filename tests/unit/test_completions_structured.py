@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -13,7 +15,8 @@ from batch.completions.answers import Answer, LineFailure
 from batch.completions.cards import Card, Support
 from batch.completions.extract import NotJson, find_json
 from batch.completions.strict import to_strict, undo
-from batch.domain.outcome import Success
+from batch.domain.errors import InvalidRequest
+from batch.domain.outcome import Success, Usage
 from tests.harness.answers import PROMPT, SCHEMAS, complete, play
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -240,6 +243,41 @@ def test_what_is_not_strict_json_is_not_repaired(text: str) -> None:
 
 def test_a_hint_that_an_object_is_wanted_passes_over_footnotes() -> None:
     assert find_json('{"a": 1} see [1]', want_object=True).value == {"a": 1}
+
+
+def test_a_bad_schema_stops_the_line_before_any_call() -> None:
+    with pytest.raises(InvalidRequest):
+        play(body_of({"type": "strin"}), PROMPT_ONLY, [])
+
+
+@pytest.mark.parametrize("card", [PROMPT_ONLY, NATIVE])
+def test_a_careless_provider_costs_at_most_half_a_call_more_a_choice(card: Card) -> None:
+    """It ignores n, seed and response_format, and breaks 30 % of its first answers. What it taught about
+    itself is kept from line to line, as the lane keeps it."""
+    chance = random.Random(7)
+    made, prompts, outputs = 0, 0, 0
+
+    def upstream(sent: dict[str, Any]) -> Success:
+        nonlocal made, prompts, outputs
+        made, prompts, outputs = made + 1, prompts + 10, outputs + 5
+        if "JSON Schema" not in str(sent["messages"]):
+            return complete("I would say one.")
+        is_first = not any(message["role"] == "assistant" for message in sent["messages"])
+        broken = is_first and chance.random() < 0.3
+        return complete(chance.choice(['{"a": "one"}', "One.", '{"a": 1']) if broken else '{"a": 1}')
+
+    billed = Usage()
+    for _ in range(300):
+        played = play(body_of(n=3, seed=100), card, upstream)
+        assert isinstance(played.end, Answer)
+        billed += played.end.billed
+        first_asks = [sent["seed"] for call, sent in zip(played.calls, played.sent, strict=True) if not call.reask]
+        assert set(first_asks) == {100, 101, 102}
+        assert played.line is not None
+        learned = {name: Support(value) for name, value in played.line.learned.items()}
+        card = replace(card, support={**card.support, **learned})
+    assert made <= 1.5 * 900
+    assert billed == Usage(prompts, 0, outputs)
 
 
 JSON = st.recursive(
