@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+from pyreqwest.client import Client, ClientBuilder
 
 from benchmarks.inputs import chat_file
 from benchmarks.measure import Row, Scale, cpu_seconds, percentile, program, progress
@@ -57,9 +57,10 @@ async def _watch(running: Service, batch_id: str, seconds: float, *, polling: bo
     before, cpu = _completed(running, batch_id), sum(map(cpu_seconds, workers))
     times: list[float] = []
     if polling:
-        async with httpx.AsyncClient(base_url=running.client.base_url, trust_env=False, timeout=30) as client:
+        url = f"{str(running.client.base_url).rstrip('/')}/v1/batches/{batch_id}"
+        async with ClientBuilder().no_proxy().build() as client:  # a lean client: its own cost must not show
             until = time.perf_counter() + seconds
-            await asyncio.gather(*(_poll(client, batch_id, until, n, times) for n in range(CONNECTIONS)))
+            await asyncio.gather(*(_poll(client, url, until, n, times) for n in range(CONNECTIONS)))
     else:
         await asyncio.sleep(seconds)
     done = _completed(running, batch_id) - before
@@ -68,14 +69,15 @@ async def _watch(running: Service, batch_id: str, seconds: float, *, polling: bo
     return (sum(map(cpu_seconds, workers)) - cpu) / done, times
 
 
-async def _poll(client: httpx.AsyncClient, batch_id: str, until: float, number: int, times: list[float]) -> None:
+async def _poll(client: Client, url: str, until: float, number: int, times: list[float]) -> None:
     """One of CONNECTIONS pollers, each at its share of the rate; a late poll is sent at once."""
     step = CONNECTIONS / POLLS_PER_S
     due = time.perf_counter() + step * number / CONNECTIONS
     while due < until:
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
         began = time.perf_counter()
-        (await client.get(f"/v1/batches/{batch_id}")).raise_for_status()
+        answer = await client.get(url).build().send()
+        await answer.bytes()
         times.append(time.perf_counter() - began)
         due += step
 
