@@ -11,9 +11,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from batch.completions.calls import Call
-from batch.domain.outcome import Failure, FailureKind, Outcome, Success
+from batch.domain.outcome import Failure, FailureKind, Outcome, Success, Usage
 from batch.domain.usage import read_usage
 from batch.telemetry import emit
+from workers.estimates import Estimates
 from workers.executor import LineRun
 from workers.pacer import Permit
 
@@ -40,6 +41,7 @@ class Attempt:
         self._parts = parts
         self._lane = lane
         self._clock = parts.context.clock
+        self._estimates = Estimates(lane.learned)
         self._labels = {"provider": parts.context.provider.name, "model": parts.context.model}
 
     @property
@@ -49,9 +51,14 @@ class Attempt:
 
     async def permit(self, line: LineRun, call: Call) -> Permit:
         """Raises LanePaused."""
-        item = line.item
-        est_output = int(item.est_output * call.share)
-        return await self._parts.pacer.permit(self._parts.view, item.est_input + est_output, est_output)
+        view = self._parts.view
+        if not view.limits.counts_tokens:
+            return await self._parts.pacer.permit(view)
+        item, batch_id = line.item, line.held.claim.batch_id
+        tokens, output = self._estimates.charge(
+            view.limits, batch_id, item.est_input, int(item.est_output * call.share), call.body, len(call.indices)
+        )
+        return await self._parts.pacer.permit(view, tokens, output)
 
     async def call(self, line: LineRun, call: Call, permit: Permit, task: asyncio.Task[None]) -> Outcome:
         parts, window = self._parts, self._parts.window
@@ -76,10 +83,12 @@ class Attempt:
                 window.on_end(now, started)
                 parts.pacer.done(permit)
                 parts.breakers.abandon(self._lane.id)
-        self._learn(outcome, permit, now, started)
+        self._learn(line, call, outcome, permit, now, started)
         return outcome
 
-    def _learn(self, outcome: Outcome, permit: Permit, now: float, started: float) -> None:
+    def _learn(
+        self, line: LineRun, call: Call, outcome: Outcome, permit: Permit, now: float, started: float
+    ) -> None:
         parts, lane = self._parts, self._lane
         if isinstance(outcome, Success):
             usage = read_usage(outcome.data.get("usage"))
@@ -90,6 +99,7 @@ class Attempt:
             if lane.succeeded_at is None or lane.on_probation:
                 parts.hooks.note_first_success(lane)
             lane.succeeded_at = self._clock.now()
+            self._learn_tokens(line, call, usage, now)
         else:
             if outcome.kind in _DROPS:
                 parts.window.on_drop(now, started)
@@ -107,3 +117,13 @@ class Attempt:
             parts.hooks.note_rates(lane, dict(outcome.rate_headers))
         kind = "success" if isinstance(outcome, Success) else outcome.kind.value
         emit("call_ended", **self._labels, kind=kind, seconds=outcome.latency_s)
+
+    def _learn_tokens(self, line: LineRun, call: Call, usage: Usage, now: float) -> None:
+        """Returned usage corrects the next estimates of the lane and of this batch."""
+        item = line.item
+        self._estimates.observe(
+            line.held.claim.batch_id, item.est_input, int(item.est_output * call.share), usage
+        )
+        patch = self._estimates.due(now)
+        if patch is not None:
+            self._parts.hooks.note_estimates(self._lane, patch)

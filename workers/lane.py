@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from batch.completions.calls import Call
 from batch.domain.outcome import Outcome
@@ -43,6 +43,7 @@ class Hooks(Protocol):
     def note_first_success(self, lane: Lane) -> None: ...
     def note_learned(self, lane: Lane, support: dict[str, str]) -> None: ...
     def note_rates(self, lane: Lane, headers: dict[str, str]) -> None: ...
+    def note_estimates(self, lane: Lane, patch: dict[str, Any]) -> None: ...
     def ask_for_lines(self, lane: Lane) -> None: ...
 
 

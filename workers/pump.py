@@ -380,6 +380,10 @@ class Pump:
         if patch:
             self._save_learned(lane, patch)
 
+    def note_estimates(self, lane: Lane, patch: dict[str, Any]) -> None:
+        lane.learned = {**lane.learned, **patch}
+        self._save_learned(lane, patch)
+
     def _save_learned(self, lane: Lane, patch: dict[str, Any]) -> None:
         def write() -> None:
             with self._world.db.write() as conn:

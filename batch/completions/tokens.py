@@ -9,6 +9,7 @@ May not touch: limits themselves, storage, time.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,7 @@ _LATIN, _CODE, _CYRILLIC, _ARABIC, _CJK, _INDIC, _EMOJI = range(1, 8)
 CHARS_PER_TOKEN: Mapping[int, float] = {
     _LATIN: 4.0, _CODE: 3.2, _CYRILLIC: 2.75, _ARABIC: 2.5, _CJK: 1.3, _INDIC: 1.8, _EMOJI: 0.8,
 }
+_MAX_TOKENS_KEY = re.compile(rb'"max(?:_completion|_output)?_tokens":\s*([1-9]\d{0,8})(?![\d.eE])')
 _COUNTED = tuple((script, chars) for script, chars in CHARS_PER_TOKEN.items() if script != _CODE)
 
 
@@ -78,6 +80,15 @@ def max_output_tokens(body: Mapping[str, Any]) -> int | None:
         if type(value) is int and value > 0:
             return value
     return None
+
+
+def sent_max_tokens(body: bytes) -> int | None:
+    """max_output_tokens() of a body that is already encoded, without decoding it.
+
+    A quoted key inside a text has its quotes escaped, so that only real keys match.
+    """
+    found = _MAX_TOKENS_KEY.search(body)
+    return int(found[1]) if found else None
 
 
 def expected_output(body: Mapping[str, Any]) -> int:

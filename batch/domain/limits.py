@@ -44,6 +44,16 @@ class Limits:
         return any(getattr(self, f.name) is not None for f in fields(self) if "_per_" in f.name)
 
     @property
+    def counts_tokens(self) -> bool:
+        """True when a limit on tokens is known, so that a call's estimate matters."""
+        return (
+            self.tokens_per_minute is not None
+            or self.tokens_per_day is not None
+            or self.input_tokens_per_minute is not None
+            or self.output_tokens_per_minute is not None
+        )
+
+    @property
     def requests_per_second_bound(self) -> float | None:
         """The tightest of the request rates, as requests per second."""
         rates = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from batch.completions.tokens import (
     charged_tokens,
     estimate,
     max_output_tokens,
+    sent_max_tokens,
     text_tokens,
 )
 
@@ -108,6 +110,14 @@ def test_charges_follow_the_providers_way():
     assert charged_tokens("reserve_refund", 100, 40, None) == (140, 40)
     assert charged_tokens("actual", 100, 40, 500) == (140, 40)
     assert charged_tokens("input_only", 100, 40, 500) == (100, 0)
+
+
+def test_max_tokens_is_read_from_encoded_bodies_but_not_from_prompts():
+    prompt = 'say {"max_tokens": 9}'
+    assert sent_max_tokens(orjson.dumps(chat(prompt))) is None
+    assert sent_max_tokens(orjson.dumps(chat(prompt, max_tokens=50))) == 50
+    assert sent_max_tokens(b'{"max_completion_tokens" : 7}') is None
+    assert sent_max_tokens(b'{"max_completion_tokens": 7}') == 7
 
 
 def test_max_output_tokens_reads_every_name():
