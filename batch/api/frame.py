@@ -53,14 +53,14 @@ class Frame:
             exchange.report()
 
     async def _answer(self, exchange: _Exchange) -> None:
-        """The wall of one HTTP request."""
+        """Admit, run, and turn whatever goes wrong into an answer."""
         try:
             await self._admit(exchange)
             await exchange.read_small_body(self._world.settings.max_json_body_bytes)
             await self._app(exchange.scope, exchange.receive, exchange.send)
         except (ClientDisconnect, ClientStalled, OSError) as gone:
             exchange.gone = type(gone).__name__
-        except Exception as error:
+        except Exception as error:  # the wall of one HTTP request
             response = respond_to(error)
             if response.status_code >= 500:
                 emit("http_failed", path=exchange.route(), error=type(error).__name__, exc_info=error)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import redis
-import sqlalchemy as sa
 
 from batch.operations.world import World
 from batch.storage.migrate import pending
@@ -41,7 +40,7 @@ class _Pending(Exception):
 
 def _ask_database(world: World) -> None:
     with world.db.read() as connection:
-        connection.execute(sa.text("SELECT 1"))
+        world.db.now(connection)
     if pending(world.db):
         raise _Pending
 
