@@ -102,10 +102,10 @@ def write_results(world: World, batch: BatchRow, written: Written, renew: Renew)
             rows = output.results_between(conn, batch.id, after, upto)
             is_whole = batch.status == "finalizing" or len(rows) == upto - after
             open_rows = [] if is_whole else output.open_between(conn, batch.id, after, upto)
-        for row in rows:
-            written.seen[row.line] += 1
-        written.output.write([row.output for row in rows if row.ok])
-        failed = [(row.line, row.output) for row in rows if not row.ok]
+        for line, _, _ in rows:
+            written.seen[line] += 1
+        written.output.write([text for _, ok, text in rows if ok])
+        failed = [(line, text) for line, ok, text in rows if not ok]
         for line, custom_id in open_rows:
             written.seen[line] += 1
             entry = own_error_line(line_id(batch.public_id, line), custom_id, *reason, output_ascii=ascii_only)
@@ -114,7 +114,7 @@ def write_results(world: World, batch: BatchRow, written: Written, renew: Renew)
             failed.sort()
         written.missing += len(open_rows)
         written.errors.write([entry for _, entry in failed])
-        size = sum(len(row.output) for row in rows) + len(open_rows) * 200
+        size = sum([len(text) for _, _, text in rows]) + len(open_rows) * 200
         window = max(1, min(_WINDOW_LINES, window * 2, window * _WINDOW_BYTES // max(size, 1)))
         after = upto
         renew()

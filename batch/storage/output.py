@@ -7,7 +7,7 @@ May not touch: recording (storage.results), files. Reads are short: one window, 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -43,18 +43,20 @@ def last_line(conn: sa.Connection, batch_id: int) -> int:
 def results_between(conn: sa.Connection, batch_id: int, after: int, upto: int) -> list[WrittenLine]:
     """Results of lines after < line ≤ upto, ascending."""
     if conn.dialect.name == "sqlite":  # as bytes: a str would be decoded here only to be encoded again
-        rows = conn.exec_driver_sql(
-            "SELECT line, ok, CAST(output AS BLOB) FROM results WHERE batch_id = ? AND line > ? AND line <= ? "
-            "ORDER BY line",
-            (batch_id, after, upto),
-        )
-        return [WrittenLine(line, bool(ok), output) for line, ok, output in rows]
+        driver: Any = conn.connection.driver_connection  # plain tuples: finalize does little else than this
+        found = driver.execute(_RESULTS_SQLITE, (batch_id, after, upto)).fetchall()
+        return [WrittenLine(line, ok == 1, text) for line, ok, text in found]
     rows = conn.execute(
         sa.select(results.c.line, results.c.ok, results.c.output)
         .where(results.c.batch_id == batch_id, results.c.line > after, results.c.line <= upto)
         .order_by(results.c.line)
-    )
-    return [WrittenLine(line, ok, output.encode()) for line, ok, output in rows]
+    ).fetchall()
+    return [WrittenLine(line, ok, text.encode()) for line, ok, text in rows]
+
+
+_RESULTS_SQLITE = (
+    "SELECT line, ok, CAST(output AS BLOB) FROM results WHERE batch_id = ? AND line > ? AND line <= ? ORDER BY line"
+)
 
 
 def open_between(conn: sa.Connection, batch_id: int, after: int, upto: int) -> list[OpenRequest]:
