@@ -185,9 +185,13 @@ class Answering:
             return self._finish_whole(self.single)
         if self._failure is not None:
             code, message = self._failure
-            note = {**describe_line(self), "rejected": describe_rejected(self)}
-            return LineFailure(code, message, note, self.billed, self.cost_usd, list_facts(self))
+            return LineFailure(code, message, self.describe_failure(), self.billed, self.cost_usd, list_facts(self))
         return self._finish_merged()
+
+    def describe_failure(self) -> dict[str, Any]:
+        """The note of a line that ends without an Answer, with every answer it got under "rejected"; {} when
+        it got none. For lines that fail by a call as well as for a LineFailure."""
+        return {**describe_line(self), "rejected": describe_rejected(self)} if self.records else {}
 
     def snapshot(self) -> dict[str, Any]:
         """Everything paid for so far, as JSON, to continue after a restart or on another provider; {} if nothing."""
@@ -363,13 +367,18 @@ class Answering:
 
     def _restore(self, progress: dict[str, Any]) -> None:
         """Kept choices are paid for and stay; where the ladder stood holds for the same provider only."""
-        self.records = [CallRecord.from_json(stored) for stored in progress["records"]]
-        stored_choices = progress["choices"][: self.plan.n]
-        for index, stored in enumerate(stored_choices):
-            self.choices[index] = ChoiceState.from_json(stored)
-        if progress["provider"] == self.plan.card.provider and progress["climbed"] and self.plan.shape:
+        try:
+            records = [CallRecord.from_json(stored) for stored in progress["records"]]
+            choices = [ChoiceState.from_json(stored) for stored in progress["choices"][: self.plan.n]]
+            stands_here = progress["provider"] == self.plan.card.provider and progress["climbed"]
+            rung = progress["rung"]
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return  # written by another version: the line starts anew rather than stopping
+        self.records = records
+        self.choices[: len(choices)] = choices
+        if stands_here and self.plan.shape is not None:
             self.tally.climbed = True
-            self.rung = progress["rung"]
+            self.rung = rung
 
 
 _SETTLING: dict[Ruling, Callable[[Answering, ChoiceState, Verdict, Call], None]] = {

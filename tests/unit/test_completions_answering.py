@@ -184,6 +184,14 @@ def test_a_line_without_any_answer_has_nothing_to_keep() -> None:
     assert line.snapshot() == {}
 
 
+def test_a_line_that_fails_by_a_call_still_shows_the_answers_it_paid_for() -> None:
+    body = body_of(n=2)
+    line = Answering(body, orjson.dumps(body), plan_line(body, CARD), schemas=SCHEMAS)
+    assert line.describe_failure() == {}
+    line.accept(line.next_calls()[0], complete("one"))
+    assert [entry["message"]["content"] for entry in line.describe_failure()["rejected"]] == ["one"]
+
+
 def test_a_dropped_call_is_handed_out_again() -> None:
     body = body_of(n=2)
     line = Answering(body, orjson.dumps(body), plan_line(body, CARD), schemas=SCHEMAS)
@@ -256,6 +264,67 @@ def test_a_line_always_ends_valid_or_failed_within_its_budget(data: st.DataObjec
         assert "rejected" in played.end.note
     seeds = [sent["seed"] for sent in played.sent if "seed" in sent]
     assert all((seed - 3) % 1_000_000 < n for seed in seeds)
+
+
+def test_progress_of_another_version_starts_the_line_anew() -> None:
+    body = body_of(n=2)
+    for damaged in ({"records": 5}, {"records": [{"what": 1}], "choices": []}, {"provider": "p"}):
+        line = Answering(body, orjson.dumps(body), plan_line(body, CARD), progress=damaged, schemas=SCHEMAS)
+        assert len(line.next_calls()) == 2
+
+
+CARDS = (
+    CARD,
+    Card("q", "m", support={"n": Support.NATIVE, "json_schema": Support.NATIVE}, schema_mode="strict"),
+    Card("r", "m", support={"n": Support.NATIVE, "json_object": Support.NATIVE}, n_max=2),
+)
+
+
+@settings(max_examples=150)
+@given(st.data(), st.integers(1, 5), st.booleans())
+def test_an_unlucky_way_through_the_workers_pays_for_no_choice_twice(
+    data: st.DataObject, n: int, shaped: bool
+) -> None:
+    """Answers in any order, calls given up, 400s, restarts and other providers in between: a choice that is
+    kept is never asked for again, and the bill is the sum of what was answered."""
+    body = body_of(n=n, seed=9, **({"response_format": WANTED} if shaped else {}))
+    raw = orjson.dumps(body)
+    card = CARDS[data.draw(st.integers(0, 2))]
+    line = Answering(body, raw, plan_line(body, card), schemas=SCHEMAS)
+    waiting: list[Any] = []
+    kept: set[int] = set()
+    answered = 0
+    for _ in range(200):
+        if line.is_done:
+            break
+        fresh = line.next_calls()
+        asked = [index for call in fresh for index in call.indices]
+        assert not kept & set(asked)
+        waiting += fresh
+        call = waiting.pop(data.draw(st.integers(0, len(waiting) - 1)))
+        fate = data.draw(st.sampled_from(["answer"] * 6 + ["drop", "400", "restart", "hop"]))
+        if fate == "answer":
+            line.accept(call, complete(*[data.draw(ANSWERS) for _ in call.indices]))
+            answered += 1
+        elif fate == "400":
+            line.demote(call, data.draw(st.sampled_from(["n", "seed", "response_format", "user"])))
+        elif fate == "drop" or line.is_doomed:
+            line.drop(call)
+        else:
+            card = card if fate == "restart" else CARDS[data.draw(st.integers(0, 2))]
+            stored = orjson.loads(orjson.dumps(line.snapshot()))
+            line = Answering(body, raw, plan_line(body, card), progress=stored, schemas=SCHEMAS)
+            waiting = []
+        kept = {index for index, choice in enumerate(line.choices) if choice.kept is not None}
+    assert line.is_done
+    assert not waiting
+    end = line.finish()
+    assert end.billed.input_tokens == 10 * answered
+    if isinstance(end, Answer):
+        choices = orjson.loads(end.body)["choices"]
+        assert [choice["index"] for choice in choices] == list(range(n))
+        if shaped:
+            assert all(isinstance(orjson.loads(choice["message"]["content"])["a"], int) for choice in choices)
 
 
 def test_options_are_part_of_the_plan() -> None:
