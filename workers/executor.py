@@ -294,8 +294,8 @@ class LineRun:
         return note
 
     def _failure_note(self, lane: LaneContext, failure: Failure | None) -> dict[str, Any]:
-        note: dict[str, Any] = {"provider": lane.provider.name, "model": lane.model}
-        note["attempts"] = self._state.calls_failed
+        note = self._answering.describe_failure() if self._answering is not None else {}
+        note |= {"provider": lane.provider.name, "model": lane.model, "attempts": self._state.calls_failed}
         if self._state.causes:
             note["causes"] = dict(self._state.causes)
         if failure is not None:
