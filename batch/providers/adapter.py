@@ -151,7 +151,7 @@ class Adapter:
                 return self._bad_answer(response, latency_s, _describe(response))
         if not isinstance(data, dict):
             return self._bad_answer(response, latency_s, "HTTP 200 with JSON that is no object")
-        error = error_in_body(data)
+        error = error_in_body(data) or flat_error(data)
         if error is not None:
             return self._fail_in_200(response, body, latency_s, error, "")
         expected = _LISTS.get(path.removeprefix("/v1"))
@@ -216,12 +216,12 @@ class Adapter:
         return self._complete(failure, response, body, latency_s)
 
     def _fail_in_200(
-        self, response: UpstreamResponse, body: bytes, latency_s: float, error: Any, reason: str
+        self, response: UpstreamResponse, body: bytes, latency_s: float, error: Mapping[str, Any] | None, reason: str
     ) -> Failure:
         """An error that came as HTTP 200: its inner code decides. Without one, a stream merely broke off."""
         if error is None:
             return self._bad_answer(response, latency_s, reason)
-        scrubbed = orjson.loads(self._scrub(orjson.dumps({"error": error}, option=orjson.OPT_NON_STR_KEYS)))
+        scrubbed = orjson.loads(self._scrub(orjson.dumps({"error": dict(error)})))
         failure = classify_view(
             200,
             response.headers,
@@ -261,6 +261,12 @@ def join_url(base_url: str, path: str) -> str:
     endpoint = path.removeprefix("/v1")
     joined = base.rstrip("/") + (endpoint if endpoint.startswith("/") else f"/{endpoint}")
     return f"{joined}{mark}{query}"
+
+
+def flat_error(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """A body that came with 200 and is an error itself: {"object": "error", ...}, {"detail": ...}, {"message": ...}."""
+    is_bare = "object" not in data and ("detail" in data or "message" in data)
+    return data if (is_bare or data.get("object") == "error") and not data.get("choices") else None
 
 
 def budget_scope(body: bytes) -> str | None:

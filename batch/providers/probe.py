@@ -77,7 +77,7 @@ async def probe_provider(adapter: Adapter, model: str, *, now: float, base_url: 
     report.served_model = hello.data.get("model")
     for probe in PROBES:
         messages = list(probe.messages) or _HELLO
-        body = _body(card, probe.extra, messages, probe.max_tokens)
+        body = _body(card, _in_dialect(probe.extra, card), messages, probe.max_tokens)
         outcome = await adapter.call(CHAT, body, model=model, base_url=base_url)
         _account(report, adapter, model, outcome, now)
         report.findings.append(judge(probe, outcome))
@@ -99,6 +99,16 @@ def judge(probe: Probe, outcome: Outcome) -> Finding:
 
 def _body(card: Card, extra: dict[str, Any], messages: list[dict[str, Any]], max_tokens: int) -> bytes:
     return orjson.dumps({"model": card.model, "messages": messages, card.max_tokens_field: max_tokens, **extra})
+
+
+def _in_dialect(extra: dict[str, Any], card: Card) -> dict[str, Any]:
+    """As the planner would send it: the provider's own name of the seed, strict only where that is a rung."""
+    spoken = {card.seed_field if key == "seed" else key: value for key, value in extra.items()}
+    wanted = spoken.get("response_format", {})
+    if "json_schema" in wanted and card.schema_mode not in (None, "strict"):
+        schema = {key: value for key, value in wanted["json_schema"].items() if key != "strict"}
+        spoken["response_format"] = {**wanted, "json_schema": schema}
+    return spoken
 
 
 def _account(report: ProbeReport, adapter: Adapter, model: str, outcome: Outcome, now: float) -> None:
