@@ -20,7 +20,8 @@ from batch.domain.gcra import Cost
 from batch.domain.limits import Limits
 from batch.domain.outcome import Failure, FailureKind, Success
 from batch.providers.headers import RateReading
-from workers.pacer_lane import LanePaused, PacedLane, Pause, Permit
+from workers.pacer_lane import PacedLane, Permit
+from workers.pacer_source import LanePaused, Pause
 from workers.pacer_steps import Steps
 
 __all__ = ["LanePaused", "LaneView", "Pacer", "Permit"]
@@ -106,7 +107,7 @@ class Pacer:
         elif outcome is not None:
             paced.note_success()
         if actual_tokens is not None and paced.refunds and permit.cost is not None:
-            paced.settle(Cost(actual_tokens - permit.cost.tokens, actual_output - permit.cost.output))
+            paced.source.settle(Cost(actual_tokens - permit.cost.tokens, actual_output - permit.cost.output))
 
     async def pause(
         self, lane: LaneView, until: float, code: str, reason: str, *, whole_key: bool = False
@@ -115,18 +116,16 @@ class Pacer:
         paced = self._paced(lane)
         for other in self._sharing(paced, whole_key):
             other.pause(Pause(until, code, reason))
-        if self._steps is not None:
-            key = paced.key_name if whole_key else paced.model_name
-            await paced.attempt(self._steps.pause(key, until - self._clock.now(), code, reason))
+        key = paced.key_name if whole_key else paced.model_name
+        await paced.source.copy_pause(key, until - self._clock.now(), code, reason)
 
     async def resume(self, lane: LaneView, *, whole_key: bool = False) -> None:
         """Lift a pause here and in Redis."""
         paced = self._paced(lane)
         for other in self._sharing(paced, whole_key):
             other.resume()
-        if self._steps is not None:
-            for key in {paced.model_name, *([paced.key_name] if whole_key else [])}:
-                await paced.attempt(self._steps.resume(key))
+        for key in {paced.model_name, *([paced.key_name] if whole_key else [])}:
+            await paced.source.lift_pause(key)
 
     def note_pause(self, lane: LaneView, until: float | None, code: str = "", reason: str = "") -> None:
         """What the database says of the lane's pause (None: not paused); no Redis call. Cheap when unchanged."""
@@ -149,7 +148,7 @@ class Pacer:
         lane.limits = limits
         paced = self._paced(lane) if changed else self._lanes.get(lane.id)
         if paced is not None:
-            paced.lower(reading.remaining)
+            paced.source.lower(reading.remaining)
         if not changed:
             return None
         return {name: value for name, value in stated.items() if limits.sources.get(name) == "headers"}
@@ -165,7 +164,7 @@ class Pacer:
     async def counters(self, lane: LaneView) -> dict[str, Any] | None:
         """Hour and day counters for `lanes.counters`; None when there are none or Redis is away."""
         paced = self._paced(lane)
-        return await paced.read_counters() if paced.has_windows else None
+        return await paced.source.read_counters() if paced.has_windows else None
 
     @property
     def redis_calls(self) -> int:

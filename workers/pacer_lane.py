@@ -1,54 +1,31 @@
 """One lane of one process: its waiters, the slots leased for them, its share of concurrency.
 
-Owns: PacedLane — the pump that turns waiting lines into slots with one Redis step for many, the safe
-local share while Redis is away, holds, pauses and settling. Used by workers/pacer.py only.
-May not touch: Lua (pacer_steps.py), the database, what a 429 means for a line (domain.retry).
+Owns: PacedLane — the pump that turns waiting lines into slots, many with one lease, holds and pauses.
+Used by workers/pacer.py only.
+May not touch: Redis (pacer_source.py), the database, what a 429 means for a line (domain.retry).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
-
-from redis.exceptions import RedisError
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 from batch.clock import Clock
-from batch.domain.gcra import Cost, Grant, Meter
+from batch.domain.gcra import Cost
 from batch.domain.limits import Dimension, Limits, dimensions, start_utilisation
 from batch.settings import GIVE_BACK_ABOVE_S
-from batch.telemetry import emit
-from workers.pacer_share import LOCAL_SHARE, Share
+from workers.pacer_share import Share
+from workers.pacer_source import LanePaused, Pause, SlotSource
 from workers.pacer_steps import Bucket, Steps
 
-T = TypeVar("T")
-
 LATE_S = 1.0            # a slot missed by more is burnt: it belongs to a second that is over
-RETURN_AHEAD_S = 0.05   # an unused slot nearer than this is burnt
 LEASE_MAX = 20
-AWAY_S = 1.0            # between two looks whether Redis is back
 STRAY_WAIT_S = 1.0      # one 429 that asks for no more than this holds its line, not the lane
 STRAYS_IN_A_ROW = 3
-LOWER_EVERY_S = 1.0
-_AWAY = (RedisError, OSError, TimeoutError)
-
-
-class Pause(NamedTuple):
-    until: float  # Unix seconds
-    code: str
-    reason: str
-
-
-class LanePaused(Exception):
-    """The lane gives no permit before `until` (Unix seconds). Give the line back; nothing was spent."""
-
-    def __init__(self, until: float, code: str, reason: str) -> None:
-        super().__init__(reason)
-        self.until = until
-        self.code = code
-        self.reason = reason
+USED_UP = "limit_used_up"
 
 
 class Permit:
@@ -76,28 +53,20 @@ class PacedLane:
     ) -> None:  # fmt: skip
         scope = f"batchmill:pace:{{{provider}/{key_id}}}"
         self.key_name, self.model_name = f"{scope}:key", f"{scope}:model:{model}"
-        self._steps, self._worker, self._clock, self._live_workers = steps, worker, clock, live_workers
+        self._clock, self._live_workers = clock, live_workers
+        self.source = SlotSource(self.model_name, steps, worker, clock, live_workers)
         self.limits: Limits | None = None
         self.paused: Pause | None = None
         self.is_open = False
         self.refunds = False
         self.in_use = 0
-        self._buckets: list[Bucket] = []
         self._dims: tuple[Dimension, ...] = ()
         self._share: Share | None = None
         self._share_key = self.model_name
-        self._counters: Mapping[str, Any] = {}
         self._waiters: deque[_Waiter] = deque()
         self._pump: asyncio.Task[None] | None = None
-        self._owed = Cost()
-        self._use = 1.0
         self._held_until = 0.0  # monotonic
         self._in_a_row = 0
-        self._away_until: float | None = None
-        self._meter, self._last_at_us = Meter(), 0
-        self._sent_locally: dict[str, float] = {}
-        self._lowered_at = 0.0
-        self._tasks: set[asyncio.Task[Any]] = set()
         self.calls, self.refused = 0, 0
 
     # limits
@@ -105,23 +74,25 @@ class PacedLane:
     def set_limits(self, limits: Limits, key_limits: Limits | None, counters: Mapping[str, Any]) -> None:
         """Meter these from now on. Arrival times in Redis stay: they are times, not counts."""
         self.limits = limits
-        self._counters = counters
         own = self.key_name if limits.scope == "key" else self.model_name
         pairs = [(own, limits)]
         if key_limits is not None and own != self.key_name:
             pairs.append((self.key_name, key_limits))
-        self._buckets = [
+        buckets = [
             Bucket(key, dims, *start_utilisation(given)) for key, given in pairs if (dims := dimensions(given))
         ]
-        self._dims = tuple(dim for bucket in self._buckets for dim in bucket.dims)
+        if buckets and all(bucket.key != self.key_name for bucket in buckets):
+            buckets.append(Bucket(self.key_name, (), 1.0, 1.0))  # nothing metered: a pause of the key is seen there
+        self.source.set_buckets(buckets, {self.key_name: "key", self.model_name: "model"}, counters)
+        self._dims = tuple(dim for bucket in buckets for dim in bucket.dims)
         capped = [(given.concurrency, key) for key, given in pairs if given.concurrency is not None]
         cap, self._share_key = min(capped) if capped else (None, own)
         if cap is None:
             self._share = None
         elif self._share is None or self._share.cap != cap:
-            self._share = Share(cap, ask=self._ask_share, clock=self._clock, live_workers=self._live_workers)
+            ask = partial(self.source.ask_share, self._share_key, cap)
+            self._share = Share(cap, ask=ask, clock=self._clock, live_workers=self._live_workers)
         self.refunds = limits.charge in {"reserve_refund", "actual"}
-        self._use = min((b.use for b in self._buckets), default=1.0)
         self._look()
 
     @property
@@ -184,15 +155,14 @@ class PacedLane:
         if self._share is not None:
             self._share.release()
 
-    def settle(self, difference: Cost) -> None:
-        self._owed = Cost(self._owed.tokens + difference.tokens, self._owed.output + difference.output)
-
     async def _serve_waiters(self) -> None:
         while self._waiters:
             try:
                 self._raise_if_paused()
                 await self._serve()
             except LanePaused as pause:
+                if pause.code != USED_UP:
+                    self.pause(Pause(pause.until, pause.code, pause.reason))
                 self._refuse_waiters(pause)
             except Exception as error:  # the wall of pacing: waiters learn of it, the next call starts a new pump
                 self._refuse_waiters(error)
@@ -218,10 +188,10 @@ class PacedLane:
             self._grant([0.0] * count)
             return
         costs = [self._waiters[i].cost for i in range(count)]
-        grant = await self._lease(costs)
+        grant = await self.source.lease(costs, self.ahead_s)
         unused = self._grant(grant.slots)
         if unused:
-            await self._give_back(grant.slots, costs, unused)
+            await self.source.give_back(grant.slots, costs, unused)
         if len(grant.slots) < count:
             await self._sit_out(grant.wait_s)
 
@@ -234,7 +204,7 @@ class PacedLane:
     async def _sit_out(self, wait_s: float) -> None:
         """Until half of the look-ahead is free again; a wait over a minute holds no line."""
         if wait_s > GIVE_BACK_ABOVE_S:
-            raise LanePaused(self._clock.now() + wait_s, "limit_used_up", self._used_up())
+            raise LanePaused(self._clock.now() + wait_s, USED_UP, self._used_up())
         ahead = self.ahead_s
         await self._clock.sleep_async(min(5.0, max(0.002, wait_s - ahead / 2)))
 
@@ -267,118 +237,12 @@ class PacedLane:
                     LanePaused(error.until, error.code, error.reason) if isinstance(error, LanePaused) else error
                 )
 
-    # Redis, or the safe local share
-
-    async def _lease(self, costs: list[Cost]) -> Grant:
-        if self._steps is None or not self._may_ask():
-            return self._lease_locally(costs)
-        owed, self._owed = self._owed, Cost()
-        try:
-            if self._away_until is not None:
-                await self._come_back()
-            lease = await self._steps.lease(
-                self._buckets, costs, ahead_s=self.ahead_s, settled=owed if any(owed) else None
-            )
-            if lease.fresh and self._counters:
-                await self._seed()
-        except _AWAY as error:
-            self.settle(owed)
-            self._go_alone(error)
-            return self._lease_locally(costs)
-        if lease.paused is not None:
-            self.pause(Pause(*lease.paused))
-            raise LanePaused(*lease.paused)
-        self._use = lease.use
-        self._last_at_us = lease.at_us
-        return Grant(lease.slots, lease.wait_s)
-
-    def _may_ask(self) -> bool:
-        return self._away_until is None or self._clock.monotonic() >= self._away_until
-
-    def _lease_locally(self, costs: list[Cost]) -> Grant:
-        share = LOCAL_SHARE / max(1, self._live_workers())
-        dims = [replace(dim, cap=dim.cap * share, tolerance_s=0.0) for dim in self._dims]
-        self._last_at_us = 0
-        grant = self._meter.lease(self._clock.monotonic(), costs, dims, use=share, ahead_s=self.ahead_s)
-        for dim in self._dims:
-            if dim.window_s:
-                used = sum(cost.of(dim.unit) for cost, _ in zip(costs, grant.slots, strict=False))
-                self._sent_locally[dim.name] = self._sent_locally.get(dim.name, 0.0) + used
-        return grant
-
-    async def _come_back(self) -> None:
-        """Redis answers again: its long windows learn what was sent without it."""
-        assert self._steps is not None
-        for bucket in self._buckets:
-            if self._counters:
-                await self._steps.seed(bucket, self._seeds(bucket))
-            await self._steps.count(bucket, self._sent_locally)
-        emit("pacing_shared", lane=self.model_name)
-        self._sent_locally = {}
-        self._meter = Meter()
-        self._away_until = None
-
-    async def _seed(self) -> None:
-        assert self._steps is not None
-        for bucket in self._buckets:
-            await self._steps.seed(bucket, self._seeds(bucket))
-
-    def _seeds(self, bucket: Bucket) -> Mapping[str, Any]:
-        seeds = self._counters.get("key" if bucket.key == self.key_name else "model")
-        return seeds if isinstance(seeds, dict) else {}
-
-    async def read_counters(self) -> dict[str, Any] | None:
-        if self._steps is None or not self._may_ask():
-            return None
-        found = {}
-        try:
-            for bucket in self._buckets:
-                found["key" if bucket.key == self.key_name else "model"] = await self._steps.read_windows(bucket)
-        except _AWAY:
-            return None
-        self._counters = {**self._counters, **found}
-        return found
-
-    async def _give_back(self, slots: list[float], costs: list[Cost], unused: int) -> None:
-        """Return the tail of a lease that found no waiter, while its slots are far enough ahead."""
-        first = len(slots) - unused
-        if not self._last_at_us or self._steps is None or slots[first] < RETURN_AHEAD_S:
-            return
-        at = self._last_at_us
-        before = at + int(slots[first - 1] * 1e6 + 0.5) if first else at
-        await self.attempt(
-            self._steps.give_back(
-                self._buckets, costs[first : len(slots)], last_us=at + int(slots[-1] * 1e6 + 0.5), before_us=before
-            )
-        )
-
-    async def _ask_share(self, in_use: int, want: int) -> int | None:
-        if self._steps is None or self._share is None or not self._may_ask():
-            return None
-        step = self._steps.share(self._share_key, self._worker, cap=self._share.cap, in_use=in_use, want=want)
-        return await self.attempt(step)
-
-    async def attempt(self, step: Awaitable[T]) -> T | None:
-        """A step that may be lost: Redis away is no error here."""
-        try:
-            return await step
-        except _AWAY as error:
-            self._go_alone(error)
-            return None
-
-    def _go_alone(self, error: Exception) -> None:
-        if self._away_until is None:
-            emit("pacing_alone", lane=self.model_name, error=f"{type(error).__name__}: {error}"[:200])
-        self._away_until = self._clock.monotonic() + AWAY_S
-
     async def keep(self) -> None:
         """Once a second: keep the share of concurrency, settle what no lease carried."""
         self._look()
         if self._share is not None and (self.in_use or self._waiters or self._share.target):
             await self._share.renew(self.in_use, self.in_use + len(self._waiters))
-        if any(self._owed) and self._buckets and self._steps is not None and self._may_ask():
-            owed, self._owed = self._owed, Cost()
-            await self.attempt(self._steps.lease(self._buckets, [], ahead_s=0.0, settled=owed))
+        await self.source.flush()
 
     # what answers teach
 
@@ -394,24 +258,7 @@ class PacedLane:
         if hold > 0:
             self._held_until = max(self._held_until, self._clock.monotonic() + hold)
             self._look()
-        if self._buckets and self._steps is not None and self._may_ask():
-            self._background(self.attempt(self._steps.refused(self._buckets, hold)))
-
-    def lower(self, remaining: Mapping[str, float]) -> None:
-        """Headers say what remains: believed where it is less than the look-ahead would spend."""
-        now = self._clock.monotonic()
-        if self._steps is None or now - self._lowered_at < LOWER_EVERY_S or not self._may_ask():
-            return
-        for bucket in self._buckets:
-            believed = {
-                dim.name: remaining[field]
-                for dim in bucket.dims
-                if (field := _FIELD_OF[dim.name]) in remaining
-                and (dim.window_s or remaining[field] < max(1.0, dim.rate * dim.tolerance_s))
-            }
-            if believed:
-                self._lowered_at = now
-                self._background(self.attempt(self._steps.lower(bucket, believed, self._use)))
+        self.source.note_refusal(hold)
 
     # pauses
 
@@ -435,25 +282,14 @@ class PacedLane:
         return {
             "in_flight": self.in_use,
             "waiting": len(self._waiters),
-            "use": round(self._use, 4) if self._dims else None,
+            "use": round(self.source.use, 4) if self._dims else None,
             "calls": self.calls,
             "refused": self.refused,
-            "local": self._away_until is not None,
+            "local": self.source.is_alone,
         }
 
     async def close(self) -> None:
         if self._pump is not None:
             self._pump.cancel()
         if self._share is not None and not self.in_use:
-            await self._ask_share(0, 0)
-
-    def _background(self, work: Awaitable[Any]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-
-_FIELD_OF = {
-    "r": "requests_per_minute", "t": "tokens_per_minute", "i": "input_tokens_per_minute",
-    "o": "output_tokens_per_minute", "rh": "requests_per_hour", "rd": "requests_per_day", "td": "tokens_per_day",
-}  # fmt: skip
+            await self.source.ask_share(self._share_key, self._share.cap, 0, 0)

@@ -89,9 +89,11 @@ for b, key in ipairs(KEYS) do
   local conf = arg.b[b]
   local v = redis.call('HMGET', key, 'p', 'pc', 'pr', 'u', 'hold')
   if v[1] and tonumber(v[1]) > now then return {-1, v[1], v[2] or '', v[3] or ''} end
-  if not v[4] then fresh = 1 end
   local u = math.min(tonumber(v[4]) or conf.u, conf.m)
-  if u < use then use = u end
+  if #conf.d > 0 then
+    if not v[4] then fresh = 1 end
+    if u < use then use = u end
+  end
   if v[5] and tonumber(v[5]) > start then start = tonumber(v[5]) end
   for _, d in ipairs(conf.d) do
     local T = 1000000 / (d[3] * u)
@@ -140,8 +142,10 @@ for _, m in ipairs(meters) do
 end
 for b, key in ipairs(KEYS) do
   if #slots > 0 then redis.call('HSET', key, 'last', whole(cursor)) end
-  local u = math.min(tonumber(redis.call('HGET', key, 'u')) or arg.b[b].u, arg.b[b].m)
-  tune(key, u, arg.b[b].m, #slots)
+  if #arg.b[b].d > 0 then
+    local u = math.min(tonumber(redis.call('HGET', key, 'u')) or arg.b[b].u, arg.b[b].m)
+    tune(key, u, arg.b[b].m, #slots)
+  end
   redis.call('PEXPIRE', key, arg.ttl)
 end
 local answer = {now, math.ceil(wait), fresh, whole(use * 1000000)}

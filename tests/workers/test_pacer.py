@@ -166,6 +166,16 @@ def test_a_key_pause_reaches_every_model_of_the_key(valkey_url):
     on(valkey_url, story)
 
 
+def test_a_key_pause_reaches_other_workers_with_their_next_lease(valkey_url):
+    async def story(one, two):
+        limits = Limits(requests_per_second=100)
+        await one.pause(lane(1, limits), SYSTEM_CLOCK.now() + 60, "quota", "no money", whole_key=True)
+        with pytest.raises(LanePaused, match="no money"):
+            await two.permit(lane(2, limits))
+
+    on(valkey_url, story, workers=2)
+
+
 def test_a_wait_over_a_minute_holds_no_line(valkey_url):
     async def story(pacer):
         view = lane(limits=Limits(requests_per_day=1))
