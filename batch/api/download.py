@@ -20,7 +20,7 @@ from batch.api.security import is_loopback
 from batch.operations.world import World
 from batch.storage.files import FileRow
 
-CHUNK_BYTES = 2 * 1024 * 1024
+CHUNK_BYTES = 512 * 1024  # two of them wait in memory for each slow client
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _WORTH_COMPRESSING = 1024
 

@@ -14,7 +14,7 @@ from batch.api.access import Caller
 from batch.api.routing import CallerDep, WorldDep, make_router
 from batch.api.shapes import ModelObject, answer
 from batch.domain.errors import UnknownModel
-from batch.operations.world import World
+from batch.operations.providers_view import view_providers
 from batch.providers.catalog import ModelInfo
 
 router = make_router("models")
@@ -44,22 +44,16 @@ def read_model(model_id: str, world: WorldDep, caller: CallerDep) -> Response:
 
 @router.get("/v1/providers")
 def read_providers(world: WorldDep, caller: CallerDep) -> Response:
-    """Configured providers: addresses, limits, and the variable to set where a key is missing."""
-    names = [name for name in sorted(world.catalog.providers) if _may_use(caller, name)]
-    return answer({"object": "list", "data": [_provider_object(world, name) for name in names]})
+    """Configured providers as they are now; addresses are for the operator, so not on a server with keys."""
+    rows = [row for row in view_providers(world) if _may_use(caller, row["provider"])]
+    return answer({"object": "list", "data": [_provider_object(row, caller) for row in rows]})
 
 
-def _provider_object(world: World, name: str) -> dict[str, Any]:
-    provider = world.catalog.providers[name]
-    return {
-        "id": name,
-        "object": "provider",
-        "title": provider.preset.title,
-        "engine": provider.engine,
-        "models": [model.id for model in world.catalog.models() if model.provider == name],
-        "limits": provider.limits("*").to_json(),
-        "missing_key": provider.missing_key,
-    }
+def _provider_object(row: dict[str, Any], caller: Caller) -> dict[str, Any]:
+    shown = {"id": row["provider"], "object": "provider", **row}
+    if caller.key_id is not None:
+        del shown["base_urls"]
+    return shown
 
 
 def _model_object(model: ModelInfo) -> dict[str, Any]:

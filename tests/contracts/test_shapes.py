@@ -87,4 +87,5 @@ def test_models_with_slashes_are_found_by_the_sdk(tmp_path_factory: pytest.TempP
         Model.model_validate_json(found.to_json(), strict=True)
         assert found.id == "Qwen/Qwen3-30B"
         [provider] = api.http().get("/v1/providers").json()["data"]
-        assert provider["id"] == "local" and provider["models"] == ["Qwen/Qwen3-30B"]
+        assert (provider["id"], provider["engine"], provider["missing_key"]) == ("local", "vllm", None)
+        assert provider["base_urls"] == ["http://127.0.0.1:9/v1"]
