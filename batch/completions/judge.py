@@ -6,11 +6,10 @@ cut locally. Content that is valid as it came is not touched. May not touch: cal
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
-
-import orjson
 
 from batch.completions.cards import SchemaMode
 from batch.completions.extract import NotJson, find_json, read_json
@@ -148,7 +147,8 @@ def _check_value(
     undone = undo(value, shape.document, strict)
     if undone is value:
         return errors, value, text
-    undone_text = orjson.dumps(undone).decode()
+    # Not orjson: a model may write integers of any length.
+    undone_text = json.dumps(undone, ensure_ascii=False, separators=(",", ":"))
     return schema.errors(undone, undone_text), undone, undone_text
 
 

@@ -106,6 +106,8 @@ def test_nulls_that_the_strict_form_allowed_are_taken_out_again() -> None:
     played = play(body_of(schema), NATIVE, [complete('{"a":1,"b":null}')])
     assert played.sent[0]["response_format"]["json_schema"]["schema"]["required"] == ["a", "b"]
     assert played.contents == ['{"a":1}']
+    huge = "9" * 40
+    assert play(body_of(schema), NATIVE, [complete(f'{{"a":{huge},"b":null}}')]).contents == [f'{{"a":{huge}}}']
 
 
 def test_a_root_that_is_no_object_is_wrapped_on_the_way_out_and_unwrapped_on_the_way_back() -> None:
