@@ -20,7 +20,8 @@ IN_FLIGHT = 2_000
 
 
 def run(scale: Scale) -> Iterator[Row]:
-    lines, at_once = scale.lines(LINES, 1_200), max(100, int(IN_FLIGHT * min(1.0, scale.size)))
+    at_once = IN_FLIGHT if scale.size >= 0.25 else max(100, int(IN_FLIGHT * scale.size))
+    lines = max(scale.lines(LINES), 6 * at_once)
     row = Row(f"share of the ideal rate, {at_once:,} in flight, 1 s upstream", "%", [], least=95)
     with tempfile.TemporaryDirectory(prefix="bm-inflight-") as directory, upstream("--latency", "1") as server:
         source = chat_file(Path(directory) / "in.jsonl", lines)
