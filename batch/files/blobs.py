@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +26,7 @@ from batch.domain.errors import InvalidConfiguration, NotFound, Unavailable
 
 PART_BYTES = 8 * 1024 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:[./][A-Za-z0-9_-]+)*")
+_RETRY: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=60)}  # then Unavailable; callers come again
 _STAGED = re.compile(r".+#\d+")  # what obstore's local backend calls a blob that is still being written
 
 
@@ -49,7 +51,7 @@ class BlobStore:
             self.root.mkdir(parents=True, exist_ok=True)
             self._store = LocalStore(str(self.root))
         elif parts.scheme in {"s3", "gs", "az", "azure", "s3a", "gcs"}:
-            self._store = from_url(url)
+            self._store = from_url(url, retry_config=_RETRY)
         else:
             raise InvalidConfiguration(
                 f"files_url: {parts.scheme or 'no scheme'} is not supported; use file://, s3://, gs:// or az://",
