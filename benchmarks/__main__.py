@@ -31,9 +31,11 @@ PROGRAMS: dict[str, float] = {
 def main() -> int:
     """1 when a row could not be measured; a missed target is no failure."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*PROGRAMS, []], help="rows to run (all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"rows to run (all): {', '.join(PROGRAMS)}")
     add_scale_flags(parser)
     given = parser.parse_args()
+    if unknown := set(given.names) - set(PROGRAMS):
+        parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(PROGRAMS)}")
     asked = scale_of(given)
     print(f"{machine()}, {time.strftime('%Y-%m-%d')}\n\n{HEADER}", flush=True)
     failed = []

@@ -141,7 +141,7 @@ class Simulator:
     def _run(self, listening: threading.Event, failed: list[BaseException]) -> None:
         try:
             self._loop.run_until_complete(self._listen())
-        except BaseException as error:  # handed to the thread that called start()
+        except (OSError, ValueError) as error:  # handed to the thread that called start()
             failed.append(error)
             self._loop.close()
             return
