@@ -1,7 +1,7 @@
 """The recorder: one thread per process that commits results in groups.
 
-Owns: a bounded queue between the event loop and the database. It commits what is there and lingers only
-when it was idle; with the database away it keeps everything and tries again, also after leases are lost.
+Owns: a bounded queue between the event loop and the database. It gathers for at most 50 ms, since a commit
+has a fixed price; with the database away it keeps everything and tries again, also after leases are lost.
 May not touch: calls, leases; what a group comes to is told to `on_recorded`, in this thread.
 """
 
@@ -95,8 +95,8 @@ class Recorder:
                 if self._stopping.is_set():
                     return
                 self._wake.wait()
-                self._linger()
                 continue
+            self._linger()
             group = self._take()
             if not self._commit(group):
                 return
@@ -104,7 +104,7 @@ class Recorder:
             self._done_bytes += sum(len(row.output) for row in group.rows)
 
     def _linger(self) -> None:
-        """Only after idleness: a few more rows make a bigger group. Under load the last commit was the wait."""
+        """Until a whole group waits, or 50 ms: small groups would spend more on commits than on rows."""
         self._hurry.clear()
         if len(self._queue) < GROUP_ROWS and not self._stopping.is_set():
             self._hurry.wait(LINGER_S)

@@ -32,6 +32,11 @@ class Release:
     to_next_lane: bool = False
 
 
+_OF_LINES = (results.c.batch_id == sa.bindparam("batch"), among(results.c.line, "lines"))
+_WITH_RESULT = sa.select(results.c.line).where(*_OF_LINES)
+_COUNT_RESULTS = sa.select(sa.func.count()).select_from(results).where(*_OF_LINES)
+
+
 def renew_if_held(db: Database, owner: str, held: Mapping[int, int], lease_s: float = LEASE_S) -> set[int]:
     """Renew the leases of `held` (slice id → epoch). Returns the ids that are still held; the rest are lost."""
     if not held:
@@ -104,14 +109,12 @@ def lines_with_result(conn: sa.Connection, batch_id: int, lines: Collection[int]
     """Those of `lines` that have a result."""
     if not lines:
         return set()
-    query = sa.select(results.c.line).where(results.c.batch_id == batch_id, among(results.c.line, lines))
-    return set(conn.execute(query).scalars())
+    return set(conn.execute(_WITH_RESULT, {"batch": batch_id, "lines": lines}).scalars())
 
 
 def count_results(conn: sa.Connection, batch_id: int, lines: Collection[int]) -> int:
     """How many of `lines` have a result."""
-    query = sa.select(sa.func.count()).where(results.c.batch_id == batch_id, among(results.c.line, lines))
-    return int(conn.execute(query.select_from(results)).scalar_one())
+    return int(conn.execute(_COUNT_RESULTS, {"batch": batch_id, "lines": lines}).scalar_one())
 
 
 def release_reserve(conn: sa.Connection, batch_id: int, amount: float) -> None:

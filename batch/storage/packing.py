@@ -28,7 +28,7 @@ def unpack_lines(packed: bytes) -> list[int]:
 
 
 class among(sa.sql.functions.FunctionElement[bool]):  # noqa: N801 - reads as SQL
-    """`among(column, values)`: true when the column is one of the integers.
+    """`among(column, values)`: true when the column is one of the integers; `values` may be a bindparam's name.
 
     One parameter whatever the count: an IN list of 500 placeholders would be a new text to parse for
     each length, and SQLite stops at 32,766 of them.
@@ -37,8 +37,11 @@ class among(sa.sql.functions.FunctionElement[bool]):  # noqa: N801 - reads as SQ
     type = sa.Boolean()
     inherit_cache = True
 
-    def __init__(self, column: sa.ColumnElement[Any], values: Iterable[int]) -> None:
-        super().__init__(column, sa.bindparam(None, list(values), type_=_Integers(), unique=True))
+    def __init__(self, column: sa.ColumnElement[Any], values: Iterable[int] | str) -> None:
+        if isinstance(values, str):
+            super().__init__(column, sa.bindparam(values, type_=_Integers()))
+        else:
+            super().__init__(column, sa.bindparam(None, list(values), type_=_Integers(), unique=True))
 
 
 class _Integers(sa.types.TypeDecorator[Any]):
@@ -53,7 +56,8 @@ class _Integers(sa.types.TypeDecorator[Any]):
         return dialect.type_descriptor(sa.Text())
 
     def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
-        return value if dialect.name == "postgresql" else orjson.dumps(value).decode()
+        values = value if isinstance(value, list) else list(value)
+        return values if dialect.name == "postgresql" else orjson.dumps(values).decode()
 
 
 @compiles(among, "sqlite")

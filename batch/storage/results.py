@@ -9,12 +9,13 @@ May not touch: files, cancel and expiry (batches.py).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
+from batch.domain.outcome import Usage
 from batch.domain.result import LineResult
 from batch.storage.claims import SliceClaim
 from batch.storage.engine import Database, db_now
@@ -39,6 +40,40 @@ class GroupReport:
     sealed_batches: list[int] = field(default_factory=list)
     paused_batches: list[int] = field(default_factory=list)
     closed_slices: set[int] = field(default_factory=set)
+
+
+# Built once: these run for every group, and building a statement costs more than running it.
+_LOCK_BATCHES = (
+    sa.select(
+        *(batches.c[name] for name in (
+            "id", "public_id", "project_id", "status", "paused", "sealed_at", "total", "completed", "failed",
+            "last_seq",
+            "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "billed_input_tokens",
+            "billed_output_tokens", "cost_usd", "unpriced", "reserved_usd", "budget_usd", "max_failure_share", "report",
+        ))
+    )
+    .where(among(batches.c.id, "ids"))
+    .order_by(batches.c.id)
+    .with_for_update(key_share=True)
+)  # fmt: skip
+_LOCK_SLICES = (
+    sa.select(slices.c.id, slices.c.epoch, slices.c.suspicion, slices.c.reserved_usd)
+    .where(among(slices.c.id, "ids"), slices.c.owner == sa.bindparam("holder"), slices.c.state == "leased")
+    .order_by(slices.c.id)
+    .with_for_update(key_share=True)
+)
+_FORGET = sa.delete(line_progress).where(
+    line_progress.c.batch_id == sa.bindparam("batch"), among(line_progress.c.line, "lines")
+)
+_ADVANCED = (
+    "completed", "failed", "last_seq", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens",
+    "billed_input_tokens", "billed_output_tokens", "cost_usd", "unpriced", "reserved_usd", "report",
+)  # fmt: skip
+_ADVANCE = (
+    sa.update(batches)
+    .where(batches.c.id == sa.bindparam("batch"))
+    .values({name: sa.bindparam(f"new_{name}", type_=batches.c[name].type) for name in _ADVANCED})
+)
 
 
 def record_group(
@@ -99,22 +134,13 @@ def _record(
 
 
 def _lock_batches(conn: sa.Connection, ids: set[int]) -> dict[int, Any]:
-    query = (
-        sa.select(batches).where(among(batches.c.id, ids)).order_by(batches.c.id).with_for_update(key_share=True)
-    )
-    return {row.id: row for row in conn.execute(query)}
+    return {row.id: row for row in conn.execute(_LOCK_BATCHES, {"ids": ids})}
 
 
 def _lock_slices(conn: sa.Connection, rows: Sequence[LineResult], owner: str) -> dict[tuple[int, int], Any]:
     """The slices of the group that `owner` holds, by (id, epoch)."""
-    query = (
-        sa.select(slices.c.id, slices.c.epoch, slices.c.suspicion, slices.c.reserved_usd)
-        .where(among(slices.c.id, {row.slice_id for row in rows}))
-        .where(slices.c.owner == owner, slices.c.state == "leased")
-        .order_by(slices.c.id)
-        .with_for_update(key_share=True)
-    )
-    return {(row.id, row.epoch): row for row in conn.execute(query)}
+    found = conn.execute(_LOCK_SLICES, {"ids": {row.slice_id for row in rows}, "holder": owner})
+    return {(row.id, row.epoch): row for row in found}
 
 
 def _drop_unheld(
@@ -161,10 +187,7 @@ def _insert(conn: sa.Connection, last_seq: int, rows: list[LineResult]) -> None:
 
 
 def _forget_progress(conn: sa.Connection, batch_id: int, rows: list[LineResult]) -> None:
-    lines = [row.line for row in rows]
-    conn.execute(
-        sa.delete(line_progress).where(line_progress.c.batch_id == batch_id, among(line_progress.c.line, lines))
-    )
+    conn.execute(_FORGET, {"batch": batch_id, "lines": [row.line for row in rows]})
 
 
 def _settle_slices(conn: sa.Connection, rows: list[LineResult], held: dict[tuple[int, int], Any]) -> float:
@@ -187,34 +210,44 @@ def _advance(
     conn: sa.Connection, batch: Any, rows: list[LineResult], released: float, report: GroupReport
 ) -> None:
     """Counts, usage, cost, report; then pause or seal. All from the locked row, by what was inserted."""
-    completed = batch.completed + sum(row.ok for row in rows)
-    failed = batch.failed + sum(not row.ok for row in rows)
+    succeeded = sum(row.ok for row in rows)
+    completed, failed = batch.completed + succeeded, batch.failed + len(rows) - succeeded
+    usage, billed = _sum(row.usage for row in rows), _sum(row.billed for row in rows)
     cost = batch.cost_usd + sum(row.cost_usd or 0.0 for row in rows)
     values: dict[str, Any] = {
         "completed": completed,
         "failed": failed,
         "last_seq": batch.last_seq + len(rows),
-        "input_tokens": batch.input_tokens + sum(row.usage.input_tokens for row in rows),
-        "cached_tokens": batch.cached_tokens + sum(row.usage.cached_tokens for row in rows),
-        "output_tokens": batch.output_tokens + sum(row.usage.output_tokens for row in rows),
-        "reasoning_tokens": batch.reasoning_tokens + sum(row.usage.reasoning_tokens for row in rows),
-        "billed_input_tokens": batch.billed_input_tokens + sum(row.billed.input_tokens for row in rows),
-        "billed_output_tokens": batch.billed_output_tokens + sum(row.billed.output_tokens for row in rows),
+        "input_tokens": batch.input_tokens + usage.input_tokens,
+        "cached_tokens": batch.cached_tokens + usage.cached_tokens,
+        "output_tokens": batch.output_tokens + usage.output_tokens,
+        "reasoning_tokens": batch.reasoning_tokens + usage.reasoning_tokens,
+        "billed_input_tokens": batch.billed_input_tokens + billed.input_tokens,
+        "billed_output_tokens": batch.billed_output_tokens + billed.output_tokens,
         "cost_usd": cost,
         "unpriced": batch.unpriced + sum(row.cost_usd is None for row in rows),
         "reserved_usd": max(0.0, batch.reserved_usd - released),
+        "report": _count_facts(batch.report, rows),
     }
-    counted = _count_facts(batch.report, rows)
-    if counted is not None:
-        values["report"] = counted
+    conn.execute(_ADVANCE, {"batch": batch.id, **{f"new_{name}": value for name, value in values.items()}})
     if completed + failed == batch.total and batch.status in {"in_progress", "cancelling"}:
-        values |= _sealing(batch)
+        conn.execute(sa.update(batches).where(batches.c.id == batch.id).values(**_sealing(batch)))
         report.sealed_batches.append(batch.id)
     elif reason := _reason_to_pause(batch, completed, failed, cost):
-        values |= {"paused": True, "pause_reason": reason}
+        paused = {"paused": True, "pause_reason": reason}
+        conn.execute(sa.update(batches).where(batches.c.id == batch.id).values(**paused))
         report.paused_batches.append(batch.id)
         enqueue_event(conn, batch, "batch.paused")
-    conn.execute(sa.update(batches).where(batches.c.id == batch.id).values(**values))
+
+
+def _sum(usages: Iterable[Usage]) -> Usage:
+    total_input = cached = output = reasoning = 0
+    for usage in usages:
+        total_input += usage.input_tokens
+        cached += usage.cached_tokens
+        output += usage.output_tokens
+        reasoning += usage.reasoning_tokens
+    return Usage(total_input, cached, output, reasoning)
 
 
 def _sealing(batch: Any) -> dict[str, Any]:
@@ -245,11 +278,9 @@ def _crossed(share: float, failed: int, finished: int, total: int) -> bool:
     return finished >= min(FAILURE_SHARE_FROM, total) and failed > share * finished
 
 
-def _count_facts(report: dict[str, int], rows: list[LineResult]) -> dict[str, int] | None:
-    """The batch's report with this group's facts counted in; None when there are none. Bounded in keys."""
+def _count_facts(report: dict[str, int], rows: list[LineResult]) -> dict[str, int]:
+    """The batch's report with this group's facts counted in. Bounded in keys."""
     counts = Counter(fact for row in rows for fact in row.facts)
-    if not counts:
-        return None
     merged = dict(report)
     for fact, count in counts.items():
         key = fact if fact in merged or len(merged) < REPORT_KEYS else fact.partition(":")[0] + ":other"
