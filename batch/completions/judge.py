@@ -105,7 +105,7 @@ def _judge_shape(
     try:
         value, text, whole = find_json(given, want_object=wants_object)
     except NotJson as error:
-        if choice.get("finish_reason") == "length":
+        if choice.get("finish_reason") == "length" and _had_begun(given):
             return Verdict(Ruling.TRUNCATED, choice, ("cut off by a token limit",))
         promised = rung in NATIVE_RUNGS or rung in ("tool", "json_object")
         return Verdict(Ruling.UNSHAPED if promised else Ruling.INVALID, choice, (f"/: {error}",))
@@ -119,6 +119,11 @@ def _judge_shape(
     if rung == "tool" and message.pop("tool_calls", None) and choice.get("finish_reason") != "length":
         choice["finish_reason"] = "stop"
     return Verdict(Ruling.KEEP, choice, raw=raw)
+
+
+def _had_begun(text: str) -> bool:
+    """JSON was on its way, or all tokens went into reasoning; prose without end is no JSON cut off."""
+    return not text.strip() or "{" in text or "[" in text
 
 
 def _text_of(message: dict[str, Any], rung: SchemaMode | None) -> str:

@@ -136,6 +136,12 @@ def test_truncated_json_is_never_mended_and_names_the_mend() -> None:
     assert "grow_max_tokens" in failed.message
 
 
+def test_prose_cut_off_by_a_token_limit_is_a_format_ignored_not_a_truncation() -> None:
+    played = play(body_of(), NATIVE, [complete("Well, that depends on", finish="length"), complete('{"a":1}')])
+    assert played.contents == ['{"a":1}']
+    assert played.end.note["stepped_down"] is True
+
+
 def test_a_token_limit_grows_once_only_where_the_batch_allows_it() -> None:
     answers = [complete('{"a": 1', finish="length"), complete('{"a": 1}')]
     played = play(body_of(max_tokens=4), PROMPT_ONLY, answers, grow_max_tokens=True)
