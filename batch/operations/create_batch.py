@@ -62,20 +62,12 @@ def create_batch(
                 conn,
                 window_s=window_s,
                 project_id=project.id,
-                endpoint=body["endpoint"],
-                completion_window=body["completion_window"] or "none",
-                input_file=body["input_file_id"],
                 input_file_id=file.id if file else None,
                 parent_id=parent_id,
-                metadata=dict(body.get("metadata") or {}),
-                options=options.stored,
-                priority=PRIORITY_CLASSES.index(options.priority),
-                budget_usd=options.budget_usd,
-                max_failure_share=options.max_failure_share,
-                output_expires_after_s=(body.get("output_expires_after") or {}).get("seconds"),
                 idempotency_key=key,
                 request_hash=request_hash,
                 api_key_id=api_key_id,
+                **_as_asked(body, options),
             )
             return batch, True
 
@@ -86,6 +78,21 @@ def create_batch(
     if is_new:
         world.bells.ingest(batch.id)
     return batch
+
+
+def _as_asked(body: Mapping[str, Any], options: BatchOptions) -> dict[str, Any]:
+    """The columns that repeat the request."""
+    return {
+        "endpoint": body["endpoint"],
+        "completion_window": body["completion_window"] or "none",
+        "input_file": body["input_file_id"],
+        "metadata": dict(body.get("metadata") or {}),
+        "options": options.stored,
+        "priority": PRIORITY_CLASSES.index(options.priority),
+        "budget_usd": options.budget_usd,
+        "max_failure_share": options.max_failure_share,
+        "output_expires_after_s": (body.get("output_expires_after") or {}).get("seconds"),
+    }
 
 
 def _made_before(

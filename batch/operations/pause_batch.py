@@ -11,6 +11,7 @@ from batch.operations.read_batches import get_batch
 from batch.operations.world import World
 from batch.storage import batches, webhooks
 from batch.storage.batches import BatchRow
+from batch.storage.lanes import LaneRow, get_lanes
 
 
 def pause_batch(world: World, project_id: int, public_id: str, *, reason: str = "person") -> BatchRow:
@@ -47,12 +48,12 @@ def resume_batch(
     _check_raise(budget_usd, max_failure_share)
     batch = get_batch(world, project_id, public_id)
 
-    def resume() -> tuple[bool, list[int]]:
+    def resume() -> tuple[bool, list[LaneRow]]:
         with world.db.write() as conn:
             done = batches.resume_if_paused(
                 conn, batch.id, budget_usd=budget_usd, max_failure_share=max_failure_share
             )
-            return done, batches.lanes_of(conn, batch.id)
+            return done, get_lanes(conn, batches.lanes_of(conn, batch.id))
 
     is_resumed, lanes = world.db.retrying(resume)
     batch = get_batch(world, project_id, public_id)
@@ -63,8 +64,8 @@ def resume_batch(
     if batch.status not in ("validating", "in_progress"):
         raise Conflict(f"Cannot resume a batch with status '{batch.status}'.")
     if is_resumed:
-        for lane_id in lanes:
-            world.bells.drain(lane_id)
+        for lane in lanes:
+            world.bells.drain(lane.id, lane.queue)
     return batch
 
 

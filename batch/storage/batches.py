@@ -288,14 +288,6 @@ def resume_if_paused(
     return done.rowcount == 1
 
 
-def lock_batch(conn: sa.Connection, batch_id: int) -> BatchRow:
-    """The row, held until the transaction ends."""
-    conn.execute(
-        sa.select(batches.c.id).where(batches.c.id == batch_id).with_for_update(key_share=True)
-    ).scalar_one()
-    return load_batch(conn, batch_id)
-
-
 def lanes_of(conn: sa.Connection, batch_id: int) -> list[int]:
     return list(conn.execute(sa.select(batch_lanes.c.lane_id).where(batch_lanes.c.batch_id == batch_id)).scalars())
 

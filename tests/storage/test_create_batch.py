@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -90,3 +92,17 @@ def test_a_project_may_not_exceed_its_priority(sqlite_world: World) -> None:
     with pytest.raises(Forbidden):
         create(sqlite_world, INPUT, options={"priority": "high"})
     assert create(sqlite_world, INPUT, options={"priority": "low"}).priority == 2
+
+
+def test_many_requests_at_once_with_one_key_make_one_batch(world: World) -> None:
+    """The unique index decides; the losers find the winner's batch."""
+    body = {"input_file_id": upload(world, INPUT), "endpoint": CHAT, "completion_window": "24h"}
+    project = default_project(world)
+    start = threading.Barrier(6)
+
+    def post(_: int) -> int:
+        start.wait()
+        return create_batch(world, project, body, idempotency_key="k").id
+
+    with ThreadPoolExecutor(6) as pool:
+        assert len(set(pool.map(post, range(6)))) == 1

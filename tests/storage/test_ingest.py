@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from batch.operations import ingest as ingest_module
+from batch.operations.cancel_batch import cancel_batch
 from batch.operations.delete_file import delete_file
 from batch.operations.ingest import ingest_batch
 from batch.operations.keys import set_project_limits
@@ -310,6 +311,20 @@ def test_an_ingest_that_is_asked_to_stop_gives_its_job_back(world: World, monkey
     assert ingest_batch(world, batch.id, "first", lambda: True) == "stopped"
     assert ingest_batch(world, batch.id, "second") == "started"
     assert load(world, batch).total == 200
+
+
+def test_a_cancel_stops_an_ingest_at_its_next_chunk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It writes nothing more: the next chunk meets the freed job."""
+    monkeypatch.setattr(ingest_module, "CHUNK_ROWS", 100)
+    batch = create(world, jsonl([request_line(f"r{i}") for i in range(300)]))
+
+    def cancel() -> bool:
+        cancel_batch(world, batch.project_id, batch.public_id)
+        return False
+
+    assert ingest_batch(world, batch.id, "test", cancel) == "lost"
+    assert load(world, batch).status == "cancelling"
+    assert rows(world, slices, batch) == []
 
 
 def expire_job(world: World, batch: BatchRow) -> None:
