@@ -63,7 +63,7 @@ class Adapter:
         self._secrets = secrets or (lambda: [key] if (key := provider.api_key()) else [])
         self._headers: dict[str, str] = {}
         self._headers_until = -1.0
-        self._has_key = True
+        self._key_problem = ""
         self._urls: dict[tuple[str | None, str], str] = {}
         preset = provider.preset
         self._captured = tuple(name.removesuffix("*") for name in preset.capture_headers)
@@ -90,8 +90,8 @@ class Adapter:
         started = self._clock.monotonic()
         if started >= self._headers_until:
             self._read_key(started)
-        if not self._has_key:
-            return self._no_key()
+        if self._key_problem:
+            return Failure(FailureKind.BAD_KEY, self._key_problem, sent=False)
         url = self._urls.get((base_url, path)) or self._remember_url(base_url, path)
         request = UpstreamRequest(url, self._headers, body, timeout_s or self.provider.timeout_s, stream)
         try:
@@ -116,13 +116,17 @@ class Adapter:
     def _read_key(self, now: float) -> None:
         """The key is read anew every few seconds, so that a mended file is seen without a restart."""
         provider = self.provider
-        self._has_key = provider.key_id == "none" or provider.api_key() is not None
-        self._headers = {"content-type": "application/json", "accept": "application/json"} | provider.auth_headers()
+        key = provider.api_key()
+        place = provider.missing_key or provider.key_id.partition(":")[2]
+        self._key_problem = ""
+        if key is None and provider.key_id != "none":
+            self._key_problem = f"no key for {provider.name}: set {place}"
+        elif key is not None and not (key.isascii() and key.isprintable()):
+            self._key_problem = f"the key for {provider.name} in {place} holds characters that no header can carry"
+        else:
+            headers = {"content-type": "application/json", "accept": "application/json"}
+            self._headers = headers | provider.auth_headers()
         self._headers_until = now + KEY_REREAD_S
-
-    def _no_key(self) -> Failure:
-        missing = self.provider.missing_key or self.provider.key_id.partition(":")[2]
-        return Failure(FailureKind.BAD_KEY, f"no key for {self.provider.name}: set {missing}", sent=False)
 
     def _remember_url(self, base_url: str | None, path: str) -> str:
         if base_url is None and not self.provider.base_urls:

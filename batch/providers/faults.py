@@ -68,8 +68,13 @@ HTTPX_FAULTS: tuple[tuple[type[Exception], FailureKind, str, bool], ...] = (
     (httpx.HTTPError, FailureKind.DISCONNECT, "the connection broke", True),
 )
 
-FAULTS = (*PYREQWEST_FAULTS, *HTTPX_FAULTS)
-FOREIGN = (px.PyreqwestError, httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError)
+# Both raise a bare ValueError for a URL or header that cannot be; its text may hold the header, so it is not told.
+UNBUILDABLE: tuple[type[Exception], FailureKind, str, bool] = (
+    ValueError, FailureKind.CONNECT, "the request could not be built: wrong URL or header", False,
+)  # fmt: skip
+
+FAULTS = (*PYREQWEST_FAULTS, *HTTPX_FAULTS, UNBUILDABLE)
+FOREIGN = (px.PyreqwestError, httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError)
 
 
 def translate(error: Exception) -> TransportFault:

@@ -109,22 +109,25 @@ class HttpxSeam:
         self._transport = transport
         self._max_bytes = max_bytes
         self._clock = clock
+        self._urls: dict[str, httpx.URL] = {}  # parsing one costs as much as a third of a call
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         started = self._clock.monotonic()
         try:
+            url = self._urls.get(request.url) or self._urls.setdefault(request.url, httpx.URL(request.url))
             outgoing = httpx.Request(
                 request.method,
-                request.url,
+                url,
                 headers=request.headers,
                 content=request.body,
                 extensions={"timeout": {"read": request.timeout_s}, "unbuffered": request.stream},
             )
             response = await self._transport.handle_async_request(outgoing)
             try:
-                headers = dict(response.headers)
+                inner = response.extensions.get("pyreqwest_response")
+                headers: dict[str, str] = dict(response.headers if inner is None else inner.headers)
                 reading = _Reading(self._clock, started, request.stream and _is_sse(headers), self._max_bytes)
-                body = await reading.all_of(_chunks(response))
+                body = await reading.all_of(_chunks(response) if inner is None else inner.body_reader.read_chunk)
             finally:
                 await response.aclose()
             return UpstreamResponse(response.status_code, headers, body, reading.first_byte_s)
@@ -202,11 +205,7 @@ class _Reading:
 
 
 def _chunks(response: httpx.Response) -> NextChunk:
-    """pyreqwest's own reader where it is underneath: it hands on pieces as they come, decompressed."""
-    inner = response.extensions.get("pyreqwest_response")
-    if inner is not None:
-        read: NextChunk = inner.body_reader.read_chunk
-        return read
+    """The reader of any other httpx transport; pyreqwest has its own, which hands on pieces as they come."""
     iterator: AsyncIterator[bytes] = response.aiter_bytes()
 
     async def next_chunk() -> bytes | None:

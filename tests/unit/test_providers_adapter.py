@@ -136,6 +136,14 @@ def test_a_mended_key_file_is_seen_within_seconds(tmp_path: Path) -> None:
     assert [r.headers["authorization"] for r in wire.sent] == ["Bearer old-key-0001", "Bearer new-key-0002"]
 
 
+def test_a_key_of_two_lines_is_told_without_a_call_and_without_the_key(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("first-line\nsecond-line\n")
+    wire = Wire()
+    failure = failed(call(adapter_for("mx4", wire, environ={}, api_key_file=tmp_path / "key")))
+    assert (failure.kind, wire.sent) == (FailureKind.BAD_KEY, [])
+    assert "second-line" not in failure.message
+
+
 def test_modelux_headers_are_kept_under_both_spellings_and_tell_the_cost() -> None:
     told = {"x-modelux-provider": "openai", "x-modelux-cost-usd": "0.0012", "x-modelux-config-version": "7"}
     answer = succeeded(call(adapter_for("modelux", Wire(headers=told | {"set-cookie": "s"}))))

@@ -153,6 +153,20 @@ def test_a_refused_connection_sent_nothing(kind: Kind) -> None:
     assert "127.0.0.1" not in fault.message
 
 
+@pytest.mark.parametrize(("url", "headers"), [("nonsense", {}), ("http://127.0.0.1:1/", {"x-key": "secret\nsecret"})])
+def test_a_request_that_cannot_be_built_is_a_fault_that_shows_no_header(
+    kind: Kind, url: str, headers: dict[str, str]
+) -> None:
+    async def use(sender: Transport, upstream: Upstream) -> TransportFault:
+        with pytest.raises(TransportFault) as caught:
+            await sender.send(UpstreamRequest(url, headers, b"{}", 1.0))
+        return caught.value
+
+    fault = with_server(kind, always(OK), use)
+    assert (fault.kind, fault.sent) == (FailureKind.CONNECT, False)
+    assert "secret" not in fault.message
+
+
 def test_a_server_that_closes_without_an_answer_is_a_disconnect(kind: Kind) -> None:
     async def script(received: Received, writer: asyncio.StreamWriter) -> None:
         writer.close()
