@@ -23,9 +23,9 @@ def say(text: str = "", *, style: str | None = None) -> None:
     STDOUT.print(Text(text, style=style or ""))
 
 
-def note(text: str = "", *, style: str | None = None) -> None:
+def note(text: str = "", *, style: str | None = None, end: str = "\n") -> None:
     """Something beside the answer, on stderr."""
-    STDERR.print(Text(text, style=style or ""))
+    STDERR.print(Text(text, style=style or ""), end=end)
 
 
 def complain(text: str) -> None:
@@ -65,6 +65,6 @@ def note_facts(rows: Iterable[tuple[str, str]], *, indent: str = "", styles: dic
         STDERR.print(line)
 
 
-def is_terminal() -> bool:
+def on_terminal() -> bool:
     """True when a person watches: bars and live views make sense."""
     return bool(STDERR.is_terminal) and sys.stderr.isatty()

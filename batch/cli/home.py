@@ -17,7 +17,7 @@ from batch.storage.projects import Project
 
 
 class Home:
-    """start() → tick() … → stop(). `is_own` says whether stopping it stops the work."""
+    """open() to look, start() → tick() … to work, stop(). `is_own` says whether stopping it stops the work."""
 
     def __init__(self, plan: Plan, data: DataDir, report: Callable[[str], None], clock: Clock = SYSTEM_CLOCK) -> None:
         self._plan = plan
@@ -26,6 +26,7 @@ class Home:
         self._clock = clock
         self._stack: Stack | None = None
         self._world: World | None = None
+        self._project: Project | None = None
 
     @property
     def is_own(self) -> bool:
@@ -33,18 +34,30 @@ class Home:
 
     @property
     def world(self) -> World:
-        assert self._world is not None, "start() first"
+        assert self._world is not None, "open() first"
         return self._world
 
+    @property
+    def project(self) -> Project:
+        """The one that local runs belong to."""
+        assert self._project is not None, "open() first"
+        return self._project
+
+    def open(self) -> None:
+        """The world alone: enough to look. Raises BatchmillError."""
+        if self._world is None:
+            migrate_database(self._plan.settings)
+            self._world = open_world(self._plan.settings)
+            with self._world.db.write() as conn:
+                self._project = projects.ensure_default_project(conn)
+
     def start(self) -> Project:
-        """Ready to work; returns the project that local runs belong to. Raises BatchmillError."""
+        """Ready to work. Raises BatchmillError."""
         if not self._take_over():
             holder = self._data.holder()
             self._report(f"using batchmill {holder.get('kind', 'up')} (pid {holder.get('pid', '?')}) in this directory")
-            migrate_database(self._plan.settings)
-        self._world = open_world(self._plan.settings)
-        with self._world.db.write() as conn:
-            return projects.ensure_default_project(conn)
+        self.open()
+        return self.project
 
     def tick(self) -> None:
         """Look after the children; take over when the one that served us has gone."""

@@ -13,7 +13,7 @@ from typing import Any, Self
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from batch.cli.console import STDERR, is_terminal, note
+from batch.cli.console import STDERR, note, on_terminal
 from batch.cli.story import paused_providers
 from batch.cli.wording import count, duration, rate
 from batch.clock import SYSTEM_CLOCK, Clock
@@ -27,7 +27,7 @@ class BatchProgress:
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK, live: bool | None = None) -> None:
         self._clock = clock
-        self._live = is_terminal() if live is None else live
+        self._live = on_terminal() if live is None else live
         self._seen: deque[tuple[float, int]] = deque()
         self._last_row = -PLAIN_EVERY_S
         self._task: Any = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from batch.cli import exits, local_model, options, rehearsal
 from batch.cli.batches import parse_options
 from batch.cli.check import STYLES, require_endpoint
 from batch.cli.check_report import problem_rows, summary_rows
-from batch.cli.console import is_terminal, note, note_facts
+from batch.cli.console import note, note_facts, on_terminal
 from batch.cli.datadir import DataDir
 from batch.cli.delivery import RunResult, deliver, tell_result
 from batch.cli.home import Home
@@ -26,12 +26,15 @@ from batch.cli.runs import RunRecord, Runs, hash_file
 from batch.cli.supervisor import Companion, Plan
 from batch.cli.up import provider_queues
 from batch.cli.watch import Patience, watch
+from batch.cli.wording import count
 from batch.completions.rules import CHAT
-from batch.domain.errors import InvalidConfiguration, InvalidRequest
+from batch.domain.errors import InvalidConfiguration, InvalidRequest, NotFound
 from batch.domain.options import BatchOptions
+from batch.domain.states import is_terminal
 from batch.files.local_file import write_atomically
 from batch.operations.check_input import InputCheck, check_input, open_lines
 from batch.operations.create_batch import create_batch
+from batch.operations.explain_batch import explain_batch
 from batch.operations.reuse_answers import KeptAnswers, digest_requests, unchanged_answers, without_kept
 from batch.operations.upload import begin_upload
 from batch.operations.world import World
@@ -136,7 +139,7 @@ def run(
 def _patience(max_pause: str | None) -> float | None:
     if max_pause is not None:
         return options.seconds_of(max_pause, "--max-pause")
-    return None if is_terminal() else _MAX_PAUSE_WITHOUT_TERMINAL_S
+    return None if on_terminal() else _MAX_PAUSE_WITHOUT_TERMINAL_S
 
 
 def _check_places(job: Job) -> None:
@@ -193,7 +196,7 @@ def _rehearse(job: Job, *, dry_run: bool) -> None:
         settings = job.settings.model_copy(
             update={"data_dir": directory, "database_url": None, "redis_url": None, "files_url": None}
         )
-        rehearsed = Job(**{**vars(job), "out": out, "err": err, "settings": settings, "force": True, "reuse": False})
+        rehearsed = replace(job, out=out, err=err, settings=settings, force=True, reuse=False)
         result = _run(rehearsed, _catalog(settings, companions), companions, looked=True)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -207,27 +210,41 @@ def _run(job: Job, catalog: Catalog, companions: tuple[Companion, ...], *, looke
     shaping = {"endpoint": job.endpoint, "window": job.window, **job.options}
     wanted = RunRecord(str(job.out.absolute()), str(job.source), hash_file(job.source), shaping)
     record = runs.begin(wanted, force=job.force, reuse=job.reuse)
-    if record.batch_id is None and not looked:
-        _look(job, catalog)
-    kept = _remember(job, runs, record)
-    plan = Plan(
-        job.settings,
-        parts=frozenset({"workers", "jobs"}),
-        queues=provider_queues(catalog),
-        config=job.config,
-        companions=companions,
-    )
-    home = Home(plan, data, note)
-    clean = False
+    home = Home(_plan(job, catalog, companions), data, note)
     try:
-        project = home.start()
-        batch_id = _batch_of(job, home.world, project, runs, record, kept)
-        story = watch(home, project.id, batch_id, job.patience) if batch_id else None
-        clean = True
+        record, story = _standing(home, record)
+        if record.batch_id is None and not looked:
+            _look(job, catalog)
+        kept = _remember(job, runs, record)
+        if story is None or not is_terminal(story["status"]):
+            project = home.start()
+            batch_id = _batch_of(job, home.world, project, runs, record, kept)
+            story = watch(home, project.id, batch_id, job.patience) if batch_id else None
         source = open_lines(job.source, job.settings)
-        return deliver(home.world, project.id, story, source, job.out, job.err, kept, job.endpoint)
+        return deliver(home.world, home.project.id, story, source, job.out, job.err, kept, job.endpoint)
     finally:
-        home.stop(drain=clean)
+        home.stop()
+
+
+def _plan(job: Job, catalog: Catalog, companions: tuple[Companion, ...]) -> Plan:
+    parts = frozenset({"workers", "jobs"})
+    return Plan(job.settings, parts=parts, queues=provider_queues(catalog), config=job.config, companions=companions)
+
+
+def _standing(home: Home, record: RunRecord) -> tuple[RunRecord, dict[str, Any] | None]:
+    """The record and how its batch fares. A batch that is gone, or whose file was refused, begins anew."""
+    if record.batch_id is None:
+        return record, None
+    home.open()
+    try:
+        story = explain_batch(home.world, home.project.id, record.batch_id)
+    except NotFound:
+        return replace(record, batch_id=None, serial=record.serial + 1), None
+    if story["status"] == "failed":
+        return replace(record, batch_id=None, serial=record.serial + 1), None
+    done = story["counts"]["completed"] + story["counts"]["failed"]
+    note(f"continues   {record.batch_id}   {count(done)}/{count(story['counts']['total'])}")
+    return record, story
 
 
 def _remember(job: Job, runs: Runs, record: RunRecord) -> KeptAnswers | None:
@@ -254,10 +271,12 @@ def _batch_of(
         return record.batch_id
     blocks = open_lines(job.source, job.settings)
     lines = blocks if kept is None else without_kept(blocks, kept, job.endpoint)
+    has_lines = False
     with begin_upload(world, project.id) as upload:
         for block in lines:
+            has_lines = has_lines or block != b"\n"
             upload.append(block)
-        if not upload.size_bytes:
+        if not has_lines:
             return None
         stored = upload.finish(purpose="batch", filename=_jsonl_name(job.source))
     given = dict(job.options)
@@ -270,7 +289,7 @@ def _batch_of(
         **({"options": given} if given else {}),
     }
     batch = create_batch(world, project, body, idempotency_key=record.key)
-    runs.save(RunRecord(**{**vars(record), "batch_id": batch.public_id}))
+    runs.save(replace(record, batch_id=batch.public_id))
     return batch.public_id
 
 

@@ -14,6 +14,7 @@ from batch.cli.console import facts
 from batch.cli.wording import clock_time, count, date_time, dollars, duration, listing, plural
 
 _STYLES = {"paused": "bold yellow", "failed": "red", "rejected": "red", "idle": "bold yellow", "warning": "yellow"}
+_SAID = {"reasked": "re-asked"}
 _COUNTS = ("completed", "failed", "waiting", "cancelled", "expired")
 
 
@@ -120,13 +121,15 @@ def answer_facts(report: Mapping[str, Any]) -> list[str]:
     """The batch's counted facts ("emulated:n" → 133) as short phrases, in a fixed order."""
     groups: dict[str, dict[str, int]] = {}
     for name, number in report.items():
-        if isinstance(number, int):
+        if isinstance(number, int) and not name.startswith("failed:"):  # those are told by line
             kind, _, what = name.partition(":")
             groups.setdefault(kind, {})[what] = number
     phrases = [f"{what} emulated {count(number)}" for what, number in groups.pop("emulated", {}).items()]
     schema = groups.pop("schema", {})
     if schema:
-        phrases.append("schema " + ", ".join(f"{what} {count(number)}" for what, number in schema.items()))
+        phrases.append(
+            "schema " + ", ".join(f"{_SAID.get(what, what)} {count(number)}" for what, number in schema.items())
+        )
     for kind in ("dropped", "reused"):
         phrases += [f"{what or kind} {kind} {count(number)}".replace(f"{kind} {kind}", kind)
                     for what, number in groups.pop(kind, {}).items()]  # fmt: skip

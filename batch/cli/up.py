@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from batch.cli import local_model, options
-from batch.cli.console import is_terminal, note, say_facts
+from batch.cli.console import note, on_terminal, say_facts
 from batch.cli.datadir import DataDir
 from batch.cli.supervisor import TICK_S, Plan, Stack, child_environment, require_free_port, worker_arguments
 from batch.clock import SYSTEM_CLOCK
@@ -89,7 +89,7 @@ def make_plan(
         queues=queues,
         config=config,
         companions=(local_model.companion(),) if with_local_model else (),
-        log_to_files=is_terminal(),
+        log_to_files=on_terminal(),
     )
 
 

@@ -80,7 +80,7 @@ def awaited(story: Mapping[str, Any]) -> str | None:
     if story["paused"]:
         return f"paused: {story['pause_reason'] or 'by a person'}"
     stopped = [lane for lane in story["lanes"] if lane["paused"] and lane["paused"]["mend"]]
-    running = [lane for lane in story["lanes"] if not lane["paused"] and lane["ready"] + lane["in_flight"]]
+    running = [lane for lane in story["lanes"] if not lane["paused"] and lane["ready"] + lane["leased"]]
     if not stopped or running:
         return None
     lane = stopped[0]
@@ -118,10 +118,9 @@ def _stop(home: Home, project_id: int, batch_id: str) -> None:
         note(f"left; {batch_id} goes on in the service of this directory. Stop it: batchmill cancel {batch_id}")
         return
     in_flight = sum(lane["in_flight"] for lane in story["lanes"])
-    note(f"^C stopping: calls in flight ({count(in_flight)} lines are out) may land; ^C again drops them")
-    world, counts = home.world, story["counts"]
+    note(f"^C stopping: {count(in_flight)} in flight may land (^C again drops them) ... ", end="")
     home.stop_workers()
-    counts = explain_batch(world, project_id, batch_id)["counts"]
+    counts = explain_batch(home.world, project_id, batch_id)["counts"]
     note(f"done. {count(counts['completed'] + counts['failed'])} kept. Continue: the same command.")
 
 

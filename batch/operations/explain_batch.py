@@ -12,7 +12,7 @@ from typing import Any
 
 from batch.domain.errors import NotFound
 from batch.domain.states import is_terminal
-from batch.operations.eta import explain_standstill
+from batch.operations.eta import explain_standstill, lane_facts
 from batch.operations.world import World
 from batch.storage import batches, explain, files
 from batch.storage.batches import BatchRow
@@ -27,7 +27,7 @@ def explain_batch(world: World, project_id: int, public_id: str) -> dict[str, An
     """Everything that tells a person how a batch fares. Times are Unix seconds, money is US dollars.
 
     {id, file, status, paused, pause_reason, counts: {total, completed, failed, waiting, cancelled, expired},
-    lanes: [{provider, model, ready, in_flight, paused: null | {until, code, reason, mend}}],
+    lanes: [{provider, model, ready, leased, in_flight, paused: null | {until, code, reason, mend}}],
     failures: [{code, count, lines}], errors: [{code, message, param, line}], error_count, answers: report counts,
     usage: {input_tokens, output_tokens, billed_…}, cost_usd, unpriced_lines, budget_usd, created_at, started_at,
     ended_at, expires_at, warnings, parent, output_file_id, error_file_id, idle: null | sentence}. Raises NotFound.
@@ -49,7 +49,7 @@ def explain_batch(world: World, project_id: int, public_id: str) -> dict[str, An
         "paused": row.paused,
         "pause_reason": row.pause_reason,
         "counts": count_lines(row),
-        "lanes": [describe_lane(world, lane, now_ms) for lane in work],
+        "lanes": [describe_lane(lane, live, now_ms) for lane in work],
         "failures": [asdict(group) for group in failures],
         "errors": [asdict(error) for error in errors[:_MAX_ERRORS]],
         "error_count": len(errors),
@@ -76,8 +76,8 @@ def count_lines(row: BatchRow) -> dict[str, int]:
     return counts | {name: rest if name == ended else 0 for name in ("waiting", "cancelled", "expired")}
 
 
-def describe_lane(world: World, lane: LaneWork, now_ms: int) -> dict[str, Any]:
-    """{provider, model, ready, in_flight, paused}; `paused` is null or {until, code, reason, mend}."""
+def describe_lane(lane: LaneWork, live: Sequence[WorkerRow], now_ms: int) -> dict[str, Any]:
+    """`ready` and `leased` are this batch's lines, `in_flight` calls of all batches as the workers last said."""
     paused = None
     if lane.is_paused(now_ms) and lane.paused_until is not None:
         for_ever = lane.paused_until - now_ms > 400 * 86_400_000
@@ -91,7 +91,8 @@ def describe_lane(world: World, lane: LaneWork, now_ms: int) -> dict[str, Any]:
         "provider": lane.provider,
         "model": lane.model,
         "ready": lane.ready_lines,
-        "in_flight": lane.leased_lines,
+        "leased": lane.leased_lines,
+        "in_flight": sum(int(fact.get("in_flight") or 0) for fact in lane_facts(live, lane.lane_id)),
         "paused": paused,
     }
 

@@ -18,6 +18,7 @@ from batch.files.jsonl import RawLine, iter_lines
 from batch.files.local_file import read_blocks
 
 _LINE_BYTES = 1 << 31
+_LEADING_BLANKS = 500_000
 
 
 def digest_requests(blocks: Iterable[bytes], endpoint: str) -> Iterator[bytes]:
@@ -55,11 +56,19 @@ class KeptAnswers:
 
 
 def without_kept(new_input: Iterable[bytes], kept: KeptAnswers, endpoint: str) -> Iterator[bytes]:
-    """The new input's lines that still need an answer, with their newline."""
+    """The new input's lines that still need an answer, with their newline; a blank line stands for a kept one.
+
+    So line numbers stay the user's. (Blank lines before the first request are few: an upload looks for it.)
+    """
+    blanks, has_begun = 0, False
     for raw in _lines(new_input):
         line = parse_line(raw.data or b"", endpoint)
         if raw.data is not None and not (isinstance(line, InputLine) and line.custom_id in kept.places):
+            has_begun = True
             yield raw.data + b"\n"
+        elif has_begun or blanks < _LEADING_BLANKS:
+            blanks += 1
+            yield b"\n"
 
 
 def merge_answers(
