@@ -64,7 +64,8 @@ def test_retry_after_as_a_date_is_a_real_date() -> None:
 def test_the_transport_breaks_as_told(kind: str, error: type[Exception]) -> None:
     with one_fault(kind) as simulator:
         with pytest.raises((error, httpx.ReadError)):
-            httpx.post(simulator.base_url + "/chat/completions", json=ASK, timeout=0.3, trust_env=False)
+            patience = httpx.Timeout(10, read=0.3 if kind == "hang" else 10)
+            httpx.post(simulator.base_url + "/chat/completions", json=ASK, timeout=patience, trust_env=False)
         assert [record.fault for record in simulator.requests] == [kind]
 
 
@@ -185,13 +186,6 @@ def test_every_family_of_rate_headers_shows_something(family: str) -> None:
     with start_simulator(headers=family, limits=limits) as simulator:
         names = " ".join(post(simulator).headers)
     assert "limit" in names
-
-
-def test_engines_queue_and_say_when_they_are_full() -> None:
-    with start_simulator(personality="vllm", slots=1, queue_max=0, latency=Latency("constant", 0.3)) as simulator:
-        with httpx.Client(trust_env=False, timeout=0.05) as impatient, pytest.raises(httpx.ReadTimeout):
-            impatient.post(simulator.base_url + "/chat/completions", json=ASK)
-        assert 'vllm:num_requests_running{model_name="Qwen/Qwen3-8B"}' in httpx.get(simulator.url + "/metrics").text
 
 
 def test_durations_are_spelled_as_go_spells_them() -> None:

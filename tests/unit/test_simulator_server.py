@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from batch.simulator import Fault, Latency, Simulator, start_simulator
+from batch.simulator import Fault, Simulator, start_simulator
 from batch.simulator.__main__ import _parser, config_from, main
 from batch.simulator.protocol import parse_head
 from batch.simulator.queueing import Slots
@@ -93,35 +93,49 @@ def test_idle_connections_are_closed_after_their_time() -> None:
 
 
 def test_an_engine_runs_its_slots_and_queues_the_rest() -> None:
-    latency = Latency("constant", 0.2)
-    with start_simulator(personality="vllm", slots=2, latency=latency) as simulator, ThreadPoolExecutor(5) as pool:
-        sent = [pool.submit(httpx.post, simulator.base_url + "/chat/completions", content=BODY) for _ in range(5)]
-        gauges = {"running": 2, "waiting": 3}
-
-        def shown() -> bool:
-            text = httpx.get(simulator.url + "/metrics", trust_env=False).text
-            return all(re.search(rf"requests_{name}\{{.*\}} {count}\.0", text) for name, count in gauges.items())
-
-        eventually(shown)
-        assert [answer.result().status_code for answer in sent] == [200] * 5
-        gauges.update(running=0, waiting=0)
-        eventually(shown)
+    stuck = Fault("hang", on=(0, 1))
+    with ThreadPoolExecutor(5) as pool, start_simulator(personality="vllm", slots=2, faults=(stuck,)) as simulator:
+        sent = [pool.submit(answered, simulator) for _ in range(5)]
+        eventually(lambda: gauges(simulator) == (2, 3))
+        simulator.reconfigure(slots=5)
+        eventually(lambda: gauges(simulator) == (2, 0))
+        assert sum(simulator.witness.statuses.values()) == 5
+        simulator.stop()
+        assert sorted(answer.result() for answer in sent) == [0, 0, 200, 200, 200]
 
 
 def test_a_full_queue_is_said_with_the_engines_own_status() -> None:
-    settings: dict[str, Any] = {"slots": 1, "queue_max": 0, "latency": Latency("constant", 0.3)}
+    settings: dict[str, Any] = {"slots": 1, "queue_max": 0, "faults": (Fault("hang", on=(0,)),)}
     for name, status in (("vllm", 503), ("tgi", 429)):
-        with start_simulator(personality=name, **settings) as simulator, ThreadPoolExecutor(2) as pool:
-            first = pool.submit(httpx.post, simulator.base_url + "/chat/completions", content=BODY)
+        with ThreadPoolExecutor(1) as pool, start_simulator(personality=name, **settings) as simulator:
+            first = pool.submit(answered, simulator)
             eventually(lambda s=simulator: s.witness.in_flight == 1)
-            assert httpx.post(simulator.base_url + "/chat/completions", content=BODY).status_code == status
-            assert first.result().status_code == 200
+            assert answered(simulator) == status
+            simulator.stop()
+            assert first.result() == 0
+
+
+def answered(simulator: Simulator) -> int:
+    """The status, or 0 when the connection broke."""
+    url = simulator.base_url + "/chat/completions"
+    try:
+        return httpx.post(url, content=BODY, timeout=30, trust_env=False).status_code
+    except httpx.TransportError:
+        return 0
+
+
+def gauges(simulator: Simulator) -> tuple[int, int]:
+    """Requests running and waiting, as /metrics shows them."""
+    text = httpx.get(simulator.url + "/metrics", trust_env=False).text
+    running, waiting = (re.search(rf"requests_{name}\{{.*\}} (\d+)\.0", text) for name in ("running", "waiting"))
+    assert running is not None and waiting is not None
+    return int(running[1]), int(waiting[1])
 
 
 def test_a_caller_that_left_gives_its_slot_back() -> None:
     with start_simulator(personality="vllm", slots=1, faults=(Fault("hang", on=(0,)),)) as simulator:
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(simulator.base_url + "/chat/completions", content=BODY, timeout=0.1, trust_env=False)
+            httpx.post(simulator.base_url + "/chat/completions", content=BODY, timeout=httpx.Timeout(10, read=0.1))
         answer = httpx.post(simulator.base_url + "/chat/completions", content=BODY, timeout=5, trust_env=False)
         assert answer.status_code == 200
         assert simulator.witness.totals()["aborted"] == 1
