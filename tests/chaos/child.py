@@ -1,0 +1,51 @@
+"""`python -m tests.chaos.child MODULE ARG…`: a product process under test conditions.
+
+Shortens the numbers decided once (CHAOS_LEASE_S and so on), and makes this process's wall clock jump by up to
+CHAOS_CLOCK_S seconds, forwards and back, every few seconds. The product's code is otherwise what ships.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import runpy
+import sys
+import time
+
+from batch import settings
+
+_CONSTANTS = {
+    "CHAOS_LEASE_S": "LEASE_S",
+    "CHAOS_RENEW_EVERY_S": "RENEW_EVERY_S",
+    "CHAOS_GIVE_BACK_ABOVE_S": "GIVE_BACK_ABOVE_S",
+}
+
+
+def shorten() -> None:
+    for variable, constant in _CONSTANTS.items():
+        if value := os.environ.get(variable):
+            setattr(settings, constant, float(value))
+
+
+def make_clock_jump(span_s: float) -> None:
+    """Replace time.time by one that is off by a random amount, drawn anew every five seconds of real time."""
+    real, chance = time.time, random.Random(os.getpid())
+
+    def jumping() -> float:
+        now = real()
+        chance.seed(int(now / 5) * 65_537 + os.getpid())
+        return now + chance.uniform(-span_s, span_s)
+
+    time.time = jumping
+
+
+def main() -> None:
+    shorten()
+    if span := float(os.environ.get("CHAOS_CLOCK_S", "0")):
+        make_clock_jump(span)
+    sys.argv = sys.argv[1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
