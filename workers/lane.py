@@ -31,6 +31,7 @@ from workers.pacer import LanePaused, LaneView, Pacer
 from workers.recorder import Recorder
 
 BIG_BODY_BYTES = 1_000_000  # parsed off the loop
+ASK_EVERY_LINES = 64        # between two looks whether to claim more
 WAITING_PER_WINDOW = 4      # lines that may wait for a retry here; the rest wait in the database
 
 
@@ -163,7 +164,8 @@ class Lane:
 
     def measure_rate(self, seconds: float) -> None:
         """Once a second: smooth the lines that ended into a rate."""
-        self.rate += 0.3 * (self.finished / seconds - self.rate)
+        now = self.finished / seconds
+        self.rate = now if now > 2 * self.rate else self.rate + 0.3 * (now - self.rate)
         self.finished = 0
 
     def release_tail(self, held: HeldSlice, count: int) -> int:
@@ -224,7 +226,7 @@ class Lane:
             self.apply(line, line.let_go())
         while (waiting := self.queue.next()) is not None:
             held, item = waiting
-            if self.queue.unsent == 0 or self.queue.unsent % 256 == 0:
+            if self.queue.unsent % ASK_EVERY_LINES == 0:
                 self.parts.hooks.ask_for_lines(self)
             line = LineRun(held, item, held.reserved_usd)
             if not held.may_send(now) or self._is_late(held):

@@ -164,7 +164,7 @@ class Pump:
                 return [(claim, load_open_lines(conn, claim)) for claim in claims]
 
         taken = await self._in_thread(claim)
-        lane.is_dry = not taken
+        lane.is_dry = not taken and (want > 0 or lane.is_dry)
         for one, items in taken:
             self._take(lane, one, items, started)
         if taken and self._lines_wanted(lane) > 0:
