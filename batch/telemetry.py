@@ -7,12 +7,13 @@ Fields are ids, names, counts and seconds. Prompts, answers, bodies and keys are
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -25,6 +26,7 @@ REGISTRY = CollectorRegistry(auto_describe=True)
 ProcessCollector(registry=REGISTRY)
 PlatformCollector(registry=REGISTRY)
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
+METRICS_PORTS = 256  # that the workers of one host may take, from metrics_port upwards
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 _CALL = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600)
@@ -95,6 +97,7 @@ EVENTS: dict[str, Event] = {
     "http_refused": Event("info", (Measure(HTTP_REQUESTS), Measure(HTTP_SECONDS, "seconds"))),
     "http_failed": Event("error"),
     "api_started": Event("info"),
+    "metrics_served": Event("info"),
     "file_received": Event("info", (Measure(FILES_BYTES, "size_bytes", (("direction", "in"),)),)),
     "file_sent": Event("info", (Measure(FILES_BYTES, "size_bytes", (("direction", "out"),)),)),
     "webhook_delivered": Event("info", (Measure(WEBHOOKS, None, (("outcome", "delivered"),)),)),
@@ -145,6 +148,34 @@ def emit(name: str, /, **fields: Any) -> None:
         _move(measure, fields)
     if _LEVELS[event.level] >= _threshold:
         getattr(_log, event.level)(name, **fields)
+
+
+def bind(name: str, /, **labels: Any) -> Callable[..., None]:
+    """emit(name, **labels, …) for hot paths: the metrics are looked up once. Call it with the other fields."""
+    event = EVENTS[name]
+    moves = [(_mover(measure, labels), measure.by) for measure in event.measures]
+    is_logged = _LEVELS[event.level] >= _threshold
+
+    def move(**fields: Any) -> None:
+        for apply, by in moves:
+            amount = 1 if by is None else fields.get(by)
+            if amount is not None:
+                apply(amount)
+        if is_logged:
+            getattr(_log, event.level)(name, **labels, **fields)
+
+    return move
+
+
+def _mover(measure: Measure, labels: Mapping[str, Any]) -> Callable[[float], None]:
+    metric: Any = measure.metric
+    names = metric._labelnames  # prometheus_client has no public name for it
+    if names:
+        fixed = dict(measure.fixed)
+        metric = metric.labels(*(str(fixed.get(label, labels.get(label, ""))) for label in names))
+    if isinstance(measure.metric, Counter):
+        return cast(Callable[[float], None], metric.inc)
+    return cast(Callable[[float], None], metric.observe if isinstance(measure.metric, Histogram) else metric.set)
 
 
 def _move(measure: Measure, fields: Mapping[str, Any]) -> None:
@@ -209,6 +240,16 @@ def render_metrics() -> bytes:
     return generate_latest(REGISTRY)
 
 
-def serve_metrics(port: int, host: str = "127.0.0.1") -> None:
-    """Answer scrapes from a thread of its own; for workers, the API serves /metrics itself."""
-    start_http_server(port, addr=host, registry=REGISTRY)
+def serve_metrics(port: int, host: str = "127.0.0.1") -> int:
+    """Answer scrapes from a thread of its own; for workers, the API serves /metrics itself. Returns the port:
+    the first free one from `port` upwards, since the processes of one host share the setting."""
+    for candidate in range(port, min(port + METRICS_PORTS, 65_536)):
+        try:
+            start_http_server(candidate, addr=host, registry=REGISTRY)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            emit("metrics_served", host=host, port=candidate)
+            return candidate
+    raise OSError(errno.EADDRINUSE, f"no free port for metrics from {port} on")

@@ -8,12 +8,13 @@ May not touch: lines' states, the database.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from batch.completions.calls import Call
 from batch.domain.outcome import Failure, FailureKind, Outcome, Success, Usage
 from batch.domain.usage import read_usage
-from batch.telemetry import emit
+from batch.telemetry import bind, emit
 from workers.estimates import Estimates
 from workers.executor import LineRun
 from workers.pacer import Permit
@@ -42,6 +43,7 @@ class Attempt:
         self._lane = lane
         self._clock = parts.context.clock
         self._estimates = Estimates(lane.learned)
+        self._ended: dict[str, Callable[..., None]] = {}
         self._labels = {"provider": parts.context.provider.name, "model": parts.context.model}
 
     @property
@@ -115,8 +117,14 @@ class Attempt:
                 parts.window.restart(max(1, parts.view.limits.start_concurrency))
         if outcome.rate_headers:
             parts.hooks.note_rates(lane, dict(outcome.rate_headers))
+        self._tell_end(outcome)
+
+    def _tell_end(self, outcome: Outcome) -> None:
         kind = "success" if isinstance(outcome, Success) else outcome.kind.value
-        emit("call_ended", **self._labels, kind=kind, seconds=outcome.latency_s)
+        tell = self._ended.get(kind)
+        if tell is None:
+            tell = self._ended[kind] = bind("call_ended", **self._labels, kind=kind)
+        tell(seconds=outcome.latency_s)
 
     def _learn_tokens(self, line: LineRun, call: Call, usage: Usage, now: float) -> None:
         """Returned usage corrects the next estimates of the lane and of this batch."""
