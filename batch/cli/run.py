@@ -177,6 +177,12 @@ def _look(job: Job, catalog: Catalog) -> InputCheck:
     if not found.is_valid:
         note_facts(problem_rows(found, limit=10), styles={})
         raise InvalidRequest(f"{job.source} cannot be run as it is; nothing was sent")
+    unpriced = sorted({lane.provider for lane in found.lanes.values() if lane.price is None})
+    if job.patience.budget_usd is not None and unpriced:
+        raise InvalidConfiguration(
+            f"--budget needs prices, and none is known for {', '.join(unpriced)}\n"
+            f'state one:  [providers.{unpriced[0]}]  price = {{"*" = {{input = 0.5, output = 1.5}}}}  # $ per M tokens'
+        )
     if missing:
         raise InvalidConfiguration(f"no key: set {', '.join(missing)}; nothing was sent")
     return found

@@ -24,6 +24,7 @@ from batch.operations.pause_batch import resume_batch
 
 LOOK_EVERY_S = 0.5
 TICK_S = 0.1
+SPEAK_AFTER_S = 10.0  # a standstill may pass by itself; a pause is told at once
 
 
 @dataclass(frozen=True)
@@ -66,29 +67,30 @@ def _until_ended(
             waiting_since, said = None, None
         else:
             waiting_since = waiting_since if waiting_since is not None else clock.monotonic()
-            if reason != said:
+            waited_s = clock.monotonic() - waiting_since
+            if reason != said and (not story["idle"] or waited_s > SPEAK_AFTER_S):
                 bar.say(reason)
                 said = reason
-            _leave_if_hopeless(story, reason, clock.monotonic() - waiting_since, patience)
+            _leave_if_hopeless(story, waited_s, patience)
         for _ in range(int(LOOK_EVERY_S / TICK_S)):
             home.tick()
             clock.sleep(TICK_S)
 
 
 def awaited(story: Mapping[str, Any]) -> str | None:
-    """What a person has to do before the batch goes on, as a sentence; None when it goes on by itself."""
+    """Why nothing moves until a person does something, as a sentence; None when it goes on by itself."""
     if story["paused"]:
         return f"paused: {story['pause_reason'] or 'by a person'}"
     stopped = [lane for lane in story["lanes"] if lane["paused"] and lane["paused"]["mend"]]
     running = [lane for lane in story["lanes"] if not lane["paused"] and lane["ready"] + lane["leased"]]
     if not stopped or running:
-        return None
+        return str(story["idle"]) if story["idle"] else None
     lane = stopped[0]
     paused = lane["paused"]
     return f"paused on {lane['provider']} / {lane['model']}: {paused['reason'] or paused['code']}\n{paused['mend']}"
 
 
-def _leave_if_hopeless(story: Mapping[str, Any], reason: str, waited_s: float, patience: Patience) -> None:
+def _leave_if_hopeless(story: Mapping[str, Any], waited_s: float, patience: Patience) -> None:
     if story["paused"] and story["pause_reason"] == "budget":
         _tell(story)
         note("budget reached; what is done is kept. Continue: the same command with a higher --budget.")
