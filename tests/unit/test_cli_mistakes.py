@@ -1,0 +1,97 @@
+"""A user's mistake: one clear message on stderr, exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from batch.cli import exits
+from batch.cli.app import run_command
+
+REQUEST = {
+    "custom_id": "a",
+    "method": "POST",
+    "url": "/v1/chat/completions",
+    "body": {"model": "grok-4.3", "messages": [{"role": "user", "content": "Hello"}]},
+}
+
+
+@pytest.fixture(autouse=True)
+def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty directory and no key, no setting in the environment."""
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.endswith("_API_KEY") or name.startswith("BATCHMILL_"):
+            monkeypatch.delenv(name)
+    (tmp_path / "in.jsonl").write_text(json.dumps(REQUEST) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "nope.jsonl", "-o", "out.jsonl"], "file 'nope.jsonl' does not exist"),
+        (["run", "in.jsonl"], "Missing option"),
+        (["run", "in.jsonl", "-o", "in.jsonl"], "is the input itself"),
+        (["run", "in.jsonl", "-o", "no/where.jsonl"], "no such directory"),
+        (["run", "in.jsonl", "-o", "out.jsonl", "--dry-run"], "set XAI_API_KEY"),
+        (["run", "in.jsonl", "-o", "out.jsonl", "--allow-failed", "3"], "is no share"),
+        (["run", "in.jsonl", "-o", "out.jsonl", "--option", "priorty=low"], "Did you mean 'priority'?"),
+        (["run", "in.jsonl", "-o", "out.jsonl", "--endpoint", "/v1/foo"], "not served"),
+        (["check", "in.jsonl", "--config", "nope.toml"], "no such file"),
+        (["chek"], "Did you mean 'check'?"),
+        (["up", "--only", "foo"], "no such part or provider"),
+        (["status", "--server", "localhost"], "not a URL"),
+        (["status", "--server", "http://127.0.0.1:9"], "no server answers"),
+        (["submit", "in.jsonl", "--window", "3y"], "is no duration"),
+        (["prepare", "in.jsonl", "--template", "{text}", "--model", "m"], 'no column "text"'),
+        (["prepare", "in.jsonl", "--template", "{custom_id}"], "no model"),
+        (["providers", "xai"], "no provider called xai"),
+    ],
+)
+def test_a_mistake_gets_one_message_and_exit_code_2(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message names the place and the mend."""
+    assert run_command(arguments) == exits.BAD_INPUT
+    told = capsys.readouterr().err
+    assert words in told.replace("\n       ", " ")
+    assert "Traceback" not in told
+
+
+def test_a_wrong_configuration_names_the_nearest_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For files and for variables alike."""
+    (tmp_path / "batchmill.toml").write_text("[providers.xai]\nrequests_per_sec = 3\n")
+    assert run_command(["check", "in.jsonl"]) == exits.BAD_INPUT
+    assert "did you mean requests_per_second?" in capsys.readouterr().err
+
+
+def test_a_data_directory_that_cannot_be_written_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the option that chooses another."""
+    monkeypatch.setenv("XAI_API_KEY", "x")
+    assert run_command(["run", "in.jsonl", "-o", "out.jsonl", "--data-dir", "/proc/nowhere"]) == exits.BAD_INPUT
+    assert "--data-dir DIR" in capsys.readouterr().err
+
+
+def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    """The example is a line to copy."""
+    verbs = ["run", "submit", "status", "results", "cancel", "retry", "check", "prepare", "providers", "up", "worker"]
+    groups = [[verb] for verb in verbs] + [
+        ["admin", verb] for verb in ("migrate", "doctor", "pause", "resume", "replay")
+    ]
+    groups += [["admin", "keys", verb] for verb in ("create", "list", "revoke")]
+    for words in groups:
+        assert run_command([*words, "--help"]) == exits.OK
+        assert "Example: batchmill " + " ".join(words) in capsys.readouterr().out, words
+
+
+def test_check_prints_json_when_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One document with the facts that the text words."""
+    monkeypatch.setenv("XAI_API_KEY", "x")
+    assert run_command(["check", "in.jsonl", "--json"]) == exits.OK
+    told = json.loads(capsys.readouterr().out)
+    assert (told["requests"], told["problem_count"], told["providers"][0]["provider"]) == (1, 0, "xai")
