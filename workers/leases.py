@@ -85,7 +85,7 @@ class Leases:
     def due(self) -> list[HeldSlice]:
         """Slices whose renewal is due, with a margin so that neighbours travel together."""
         now = self._clock.monotonic()
-        return [held for held in self._held.values() if now >= held.leased_at + RENEW_EVERY_S - 2.0]
+        return [held for held in self._held.values() if now >= held.leased_at + 0.9 * RENEW_EVERY_S]
 
     def renew(self, due: Iterable[HeldSlice]) -> tuple[float, set[int]]:
         """In a thread: (monotonic time from before the statement, ids still held). Raises when storage is away."""

@@ -1,0 +1,109 @@
+"""The recorder: groups, patience with a database that is away, and its bound."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from batch.domain.result import LineResult
+from batch.settings import RECORDER_ROWS
+from batch.storage.claims import SliceClaim
+from batch.storage.results import GroupReport
+from tests.harness.waiting import eventually
+from workers.recorder import Group, Recorder
+
+
+def row(line: int) -> LineResult:
+    return LineResult(1, line, f"c{line}", True, b"{}")
+
+
+class Store:
+    """A database that can be away or refuse a line."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.sizes: list[int] = []
+        self.away = threading.Event()
+        self.refused: int | None = None
+        self.told: list[Group] = []
+
+    def record(self, rows: Sequence[LineResult], closing: Sequence[SliceClaim]) -> GroupReport:
+        if self.away.is_set():
+            raise OperationalError("", None, Exception("server closed the connection unexpectedly"))
+        if self.refused in [r.line for r in rows]:
+            raise IntegrityError("", None, Exception("refused"))
+        self.rows += [r.line for r in rows]
+        self.sizes.append(len(rows))
+        return GroupReport(recorded=len(rows))
+
+    def tell(self, group: Group, report: GroupReport) -> None:
+        self.told.append(group)
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+def test_rows_that_come_together_are_committed_together(store: Store) -> None:
+    recorder = Recorder(store.record, store.tell)
+    for line in range(400):
+        recorder.put(row(line))
+    recorder.start()
+    eventually(lambda: len(store.rows) == 400)
+    assert store.sizes == [400]
+    assert recorder.stop(5) == 0
+
+
+def test_a_database_that_is_away_loses_nothing(store: Store) -> None:
+    store.away.set()
+    recorder = Recorder(store.record, store.tell)
+    recorder.start()
+    for line in range(50):
+        recorder.put(row(line))
+    eventually(lambda: recorder.waiting_rows == 50)
+    store.away.clear()
+    eventually(lambda: store.rows == list(range(50)))
+    recorder.stop(5)
+
+
+def test_it_has_no_room_when_two_thousand_rows_wait(store: Store) -> None:
+    recorder = Recorder(store.record, store.tell)
+    for line in range(RECORDER_ROWS):
+        assert recorder.has_room
+        recorder.put(row(line))
+    assert not recorder.has_room
+    recorder.start()
+    eventually(lambda: recorder.has_room)
+    recorder.stop(5)
+    assert store.rows == list(range(RECORDER_ROWS))
+
+
+def test_a_row_that_can_never_be_stored_does_not_hold_up_the_others(store: Store) -> None:
+    store.refused = 3
+    recorder = Recorder(store.record, store.tell)
+    for line in range(6):
+        recorder.put(row(line))
+    recorder.start()
+    eventually(lambda: store.rows == [0, 1, 2, 4, 5])
+    recorder.stop(5)
+
+
+def test_stopping_records_what_is_there(store: Store) -> None:
+    recorder = Recorder(store.record, store.tell)
+    recorder.start()
+    for line in range(10):
+        recorder.put(row(line))
+    assert recorder.stop(5) == 0
+    assert store.rows == list(range(10))
+
+
+def test_stopping_gives_up_in_time_when_the_database_stays_away(store: Store) -> None:
+    store.away.set()
+    recorder = Recorder(store.record, store.tell)
+    recorder.start()
+    recorder.put(row(1))
+    assert recorder.stop(0.3) == 1
