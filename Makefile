@@ -60,7 +60,8 @@ compose-test: $(DEV)
 	@$(BIN)/python -m tests.compose $(ARGS)
 
 docs: $(DEV)
-	@$(BIN)/python -m batch.providers.tables --write docs/providers.md
+	@$(BIN)/python -m batch.providers.tables docs/providers.md
+	@$(BIN)/python -m tests.contracts.conformance docs/providers.md
 
 wheel: $(DEV)
 	@$(BIN)/python -m build --wheel --no-isolation

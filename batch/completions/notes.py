@@ -37,7 +37,7 @@ def describe_line(line: Answering) -> dict[str, Any]:
     if plan.seed is not None:
         note["seed"] = _seed_fate(plan)
     emulated = list_emulated(line)
-    for name, entries in (("emulated", emulated), ("dropped", plan.dropped), ("ignored", plan.ignored)):
+    for name, entries in (("emulated", emulated), ("dropped", plan.dropped), ("ignored", _ignored(line))):
         if entries:
             note[name] = list(entries)
     if not line.is_short:
@@ -68,7 +68,7 @@ def list_facts(line: Answering) -> tuple[str, ...]:
     plan, tally = line.plan, line.tally
     facts = [f"emulated:{name}" for name in list_emulated(line)]
     facts += [f"dropped:{name}" for name in plan.dropped]
-    facts += [f"ignored:{name}" for name in plan.ignored]
+    facts += [f"ignored:{name}" for name in _ignored(line)]
     if plan.seed is not None and _seed_fate(plan) != "sent":
         facts.append(f"seed:{_seed_fate(plan)}")
     if not line.is_short:
@@ -81,6 +81,7 @@ def list_facts(line: Answering) -> tuple[str, ...]:
         facts.append("refused")
     facts += [f"served:{model}" for model in _served(line, "model")]
     facts += [f"fingerprint:{mark}" for mark in _served(line, "system_fingerprint")]
+    facts += [f"config_version:{version}" for version in _config_versions(line)]
     return tuple(facts)
 
 
@@ -95,6 +96,25 @@ def list_emulated(line: Answering) -> list[str]:
     if line.tally.filled and "n" not in emulated:
         emulated.append("n")
     return list(dict.fromkeys(emulated))
+
+
+def _ignored(line: Answering) -> list[str]:
+    """Keys that the provider is known to ignore, and those whose answer shows that it did."""
+    ignored, base = list(line.plan.ignored), line.plan.base
+    if base.get("logprobs") and not any(choice.get("logprobs") for choice in _answered(line)):
+        ignored.append("logprobs")
+    forced = base.get("tool_choice")
+    if forced not in (None, "none", "auto") and not any(
+        choice["message"].get("tool_calls") or choice["message"].get("refusal") for choice in _answered(line)
+    ):
+        ignored.append("tool_choice")
+    return list(dict.fromkeys(ignored))
+
+
+def _answered(line: Answering) -> list[dict[str, Any]]:
+    if line.single is not None:
+        return list(line.single.data.get("choices") or [])
+    return [choice.kept for choice in line.choices if choice.kept is not None]
 
 
 def _seed_fate(plan: Plan) -> str:
@@ -145,6 +165,13 @@ def _served(line: Answering, key: str) -> list[str]:
     single = line.single
     heads = [single.data] if single is not None else [record.head for record in line.records]
     return list(dict.fromkeys(head[key] for head in heads if isinstance(head.get(key), str) and head[key]))
+
+
+def _config_versions(line: Answering) -> list[str]:
+    """What a gateway says of the configuration that routed each call (x-modelux-config-version)."""
+    calls = [line.single] if line.single is not None else line.records
+    found = [value for call in calls for name, value in call.headers.items() if name.endswith("-config-version")]
+    return list(dict.fromkeys(found))
 
 
 def _single_refused(line: Answering) -> bool:

@@ -18,7 +18,7 @@ END = "<!-- made by batch.providers.tables: end -->"
 FEATURE_COLUMNS = (
     "n", "seed", "json_schema", "json_object", "tools", "vision", "stop", "presence_penalty", "logprobs",
 )  # fmt: skip
-_FIRST = ("mx4", "modelbox", "megallm", "xai", "modelux", "openai")
+FIRST = ("mx4", "modelbox", "megallm", "xai", "modelux", "openai")
 _KINDS = ("hosted", "gateway", "engine", "generic")
 _RATE_WORDS = {
     "requests_per_second": "req/s", "requests_per_minute": "req/min", "requests_per_hour": "req/h",
@@ -55,8 +55,8 @@ def rewrite(text: str) -> str:
 
 
 def _order(preset: Preset) -> tuple[int, int, str]:
-    first = _FIRST.index(preset.name) if preset.name in _FIRST else len(_FIRST)
-    return (first, _KINDS.index(preset.kind) if first == len(_FIRST) else 0, preset.name)
+    first = FIRST.index(preset.name) if preset.name in FIRST else len(FIRST)
+    return (first, _KINDS.index(preset.kind) if first == len(FIRST) else 0, preset.name)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

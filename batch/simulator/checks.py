@@ -6,6 +6,8 @@ May not touch: limits, faults, answers.
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,6 +71,8 @@ class Checker:
         for name in body:
             if name not in _ALWAYS and (problem := self._take(asked, name, body[name])):
                 return problem
+        if not isinstance(asked.schema, dict) and b"JSON" in encoded:
+            asked.schema = _prompted_schema(messages) or asked.schema
         return self._combinations(asked) or asked
 
     def model_problem(self, model: str) -> Problem | None:
@@ -229,6 +233,21 @@ _READERS: Mapping[str, Any] = {
     "tool_choice": Checker._read_tool_choice,
     "response_format": Checker._read_response_format,
 }
+
+
+def _prompted_schema(messages: list[Any]) -> Any:
+    """The schema (or True for any object) that a message asks for in words, as a model would obey; else None."""
+    for message in messages:
+        text = message.get("content") if isinstance(message, dict) else None
+        if not isinstance(text, str):
+            continue
+        _, asked, rest = text.partition("JSON Schema:\n")
+        if asked:
+            with contextlib.suppress(json.JSONDecodeError):
+                return json.JSONDecoder().raw_decode(rest)[0]
+        elif "one JSON object" in text:
+            return True
+    return None
 
 
 def _has_images(messages: list[Any]) -> bool:

@@ -101,9 +101,9 @@ class Fault:
 
     When: `rate` is a share of requests (0..1); `on` are request numbers, from 0, as they arrive;
     neither means always. Both only among requests whose model is `model`, whose body contains
-    `contains`, which are the first `first` attempts at the same messages, seed and index, and while
-    fewer than `times` were hit. `sticky` draws by content instead of arrival: the same request fails
-    every time.
+    `contains` and not `unless`, which are the first `first` attempts at the same messages, seed and index,
+    and while fewer than `times` were hit. `sticky` draws by content instead of arrival: the same request
+    fails every time.
     What: `kind` from FAULT_KINDS, with `status`, `code`, `message`, `retry_after_s` in the form
     `retry_after`, and `seconds` for what takes time.
     """
@@ -113,6 +113,7 @@ class Fault:
     on: tuple[int, ...] = ()
     model: str | None = None
     contains: str | None = None
+    unless: str | None = None
     key: str | None = None
     first: int | None = None
     times: int | None = None

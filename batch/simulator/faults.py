@@ -61,6 +61,8 @@ class FaultPicker:
             return False
         if fault.contains is not None and fault.contains.encode() not in raw_body:
             return False
+        if fault.unless is not None and fault.unless.encode() in raw_body:
+            return False
         if fault.on and number not in fault.on:
             return False
         return fault.rate is None or fraction(self._seed, index, content if fault.sticky else number) < fault.rate
