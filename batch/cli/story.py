@@ -87,7 +87,8 @@ def _pauses(story: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _batch_pause(story: Mapping[str, Any]) -> str:
     reason = story["pause_reason"]
     if reason == "budget":
-        return f"the budget of {dollars(story['budget_usd'] or 0)} allows no further line ({dollars(story['cost_usd'])} spent)"
+        budget, spent = dollars(story["budget_usd"] or 0), dollars(story["cost_usd"])
+        return f"the budget of {budget} allows no further line ({spent} spent)"
     if reason == "failures":
         return "more lines failed than max_failure_share allows"
     if reason == "person":

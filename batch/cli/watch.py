@@ -24,7 +24,7 @@ from batch.operations.pause_batch import resume_batch
 
 LOOK_EVERY_S = 0.5
 TICK_S = 0.1
-SPEAK_AFTER_S = 10.0  # a standstill may pass by itself; a pause is told at once
+GRACE_S = 15.0  # a standstill may pass by itself, for instance at the start; a pause is told at once
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def _until_ended(
             waiting_since, said = None, None
         else:
             waiting_since = waiting_since if waiting_since is not None else clock.monotonic()
-            waited_s = clock.monotonic() - waiting_since
-            if reason != said and (not story["idle"] or waited_s > SPEAK_AFTER_S):
+            waited_s = clock.monotonic() - waiting_since - (GRACE_S if story["idle"] else 0)
+            if reason != said and waited_s >= 0:
                 bar.say(reason)
                 said = reason
             _leave_if_hopeless(story, waited_s, patience)

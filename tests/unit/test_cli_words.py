@@ -83,7 +83,8 @@ def test_failures_name_their_lines() -> None:
 
 def test_a_refused_file_names_its_first_problems() -> None:
     """And says how many more there are."""
-    errors = [{"code": "invalid_json_line", "message": "This line is not parseable as valid JSON.", "param": None, "line": 7}]
+    message = "This line is not parseable as valid JSON."
+    errors = [{"code": "invalid_json_line", "message": message, "param": None, "line": 7}]
     words = text_of(story(status="failed", errors=errors, error_count=3, ended_at=5.0))
     assert "line 7: This line is not parseable" in words
     assert "and 2 problems more" in words
