@@ -13,6 +13,7 @@ from batch.completions.tokens import estimate
 from batch.domain.line import InputLine, LineProblem, merge_defaults, parse_line
 from batch.domain.options import BatchOptions
 from batch.files.jsonl import RawLine
+from batch.operations.private_urls import find_private_url
 from batch.operations.routing import RouteBook
 from batch.settings import BODY_IN_ROW_BYTES, Settings
 from batch.storage.ingest import RequestRow
@@ -76,7 +77,7 @@ class LineGate:
             return route._replace(custom_id=line.custom_id)
         if model != self.first_model and not self._admit(model):
             return _mismatched(model, line.custom_id)
-        refusal = self._book.judge(body, route)
+        refusal = self._book.judge(body, route) or (find_private_url(body) if route.may_fetch else None)
         if refusal is not None:
             return refusal._replace(custom_id=line.custom_id)
         est_input, est_output = estimate(body, endpoint=self._endpoint)

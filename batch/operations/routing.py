@@ -20,6 +20,7 @@ from batch.completions.rules import CHAT
 from batch.domain.errors import InvalidRequest, UnknownModel
 from batch.domain.line import LineProblem
 from batch.domain.options import BatchOptions
+from batch.operations.private_urls import is_own
 from batch.operations.world import World
 from batch.providers.catalog import Hop, Route
 from batch.storage.lanes import LaneRow, ensure_lane, get_lanes
@@ -39,6 +40,7 @@ class BookedRoute:
     hops: tuple[Hop, ...]
     cards: list[Card]
     is_pinned: bool
+    may_fetch: bool  # an own engine is among the hops, and private URLs are blocked
 
 
 class RouteBook:
@@ -135,7 +137,9 @@ class RouteBook:
         if lanes not in self.routes:
             self.routes.append(lanes)
         cards = [providers[hop.provider].card(hop.model, row.learned) for hop, row in zip(hops, rows, strict=True)]
-        return BookedRoute(self.routes.index(lanes), lanes, hops, cards, is_pinned)
+        blocks = self._world.settings.block_private_urls
+        may_fetch = blocks and any(is_own(providers[hop.provider]) for hop in hops)
+        return BookedRoute(self.routes.index(lanes), lanes, hops, cards, is_pinned, may_fetch)
 
     def _plan(self, body: dict[str, Any], route: BookedRoute) -> LineProblem | None:
         first: InvalidRequest | None = None
