@@ -107,10 +107,15 @@ class _Exchange:
         if scope["method"] not in _WITH_BODY or (scope["method"] == "POST" and _STREAMED.fullmatch(scope["path"])):
             return
         declared = self.headers.get("content-length", "0")
-        blocks, size = [], int(declared) if declared.isdecimal() else 0
-        while size <= max_bytes and self._more:
-            blocks.append((await self.receive()).get("body", b""))
-            size = max(size, sum(map(len, blocks)))
+        blocks, received, size = [], 0, int(declared) if declared.isdecimal() else 0
+        try:
+            async with asyncio.timeout(STALL_S):
+                while size <= max_bytes and self._more:
+                    blocks.append((await self.receive()).get("body", b""))
+                    received += len(blocks[-1])
+                    size = max(size, received)
+        except TimeoutError:
+            raise ClientStalled from None
         if size > max_bytes:
             raise TooLarge(f"The request body is larger than {max_bytes} bytes.")
         self._body = b"".join(blocks)

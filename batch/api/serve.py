@@ -11,6 +11,7 @@ import sys
 import uvicorn
 
 from batch.api.app import create_app
+from batch.api.connections import BoundedProtocol, allow_connections
 from batch.api.security import check_listen_address
 from batch.domain.errors import BatchmillError
 from batch.operations.world import open_world
@@ -54,7 +55,7 @@ def _config(settings: Settings, app: object) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
         ws="none",
         lifespan="off",
         access_log=False,
@@ -65,6 +66,7 @@ def _config(settings: Settings, app: object) -> uvicorn.Config:
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_DRAIN_S,
         backlog=_BACKLOG,
+        limit_concurrency=allow_connections(),
     )
 
 
