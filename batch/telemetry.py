@@ -54,7 +54,7 @@ COST = _counter("cost_usd_total", "Known cost of calls in US dollars", "provider
 IN_FLIGHT = _gauge("in_flight_calls", "Upstream calls in flight", "provider", "model")
 WINDOW = _gauge("window_calls", "Calls that may be in flight", "provider", "model")
 PACE_SECONDS = _histogram("pace_wait_seconds", "Time a call waited for its turn", "provider", "model", buckets=_CALL)
-PACE_USED = _gauge("limit_used_ratio", "Share of a limit in use", "provider", "model", "dimension")
+PACE_USED = _gauge("limit_used_ratio", "Share of the known limits that is paced for", "provider", "model")
 RATE_LIMITED = _counter("rate_limited_total", "429 answers from a provider", "provider", "model", "kind")
 REPAIRS = _counter("repairs_total", "Answers mended or asked again", "kind")
 LANE_PAUSES = _counter("lane_pauses_total", "Pauses of a provider and model", "provider", "model", "code")
@@ -104,7 +104,7 @@ EVENTS: dict[str, Event] = {
     "webhook_failed": Event("warning", (Measure(WEBHOOKS, None, (("outcome", "failed"),)),)),
     "webhook_given_up": Event("error", (Measure(WEBHOOKS, None, (("outcome", "given_up"),)),)),
     "batch_state": Event("info", (Measure(BATCHES),)),
-    "line_ended": Event("debug", (Measure(LINES),)),
+    "lines_ended": Event("debug", (Measure(LINES, "lines"),)),
     "call_ended": Event("debug", (Measure(CALLS), Measure(CALL_SECONDS, "seconds"))),
     "tokens_billed": Event("debug", (
         Measure(TOKENS, "input_tokens", (("direction", "input"),)),
@@ -113,6 +113,12 @@ EVENTS: dict[str, Event] = {
     )),
     "attempt_failed": Event("error"),
     "circuit_changed": Event("warning"),
+    "replica_out": Event("warning"),
+    "replica_back": Event("info"),
+    "engine_starting": Event("info"),
+    "engine_says": Event("info"),
+    "engine_ready": Event("info"),
+    "engine_ended": Event("error"),
     "rate_limited": Event("info", (Measure(RATE_LIMITED),)),
     "pace_waited": Event("debug", (Measure(PACE_SECONDS, "seconds"),)),
     "lane_load": Event("debug", (Measure(IN_FLIGHT, "in_flight"), Measure(WINDOW, "window"))),
@@ -121,7 +127,7 @@ EVENTS: dict[str, Event] = {
     "pacing_shared": Event("info"),
     "lane_paused": Event("warning", (Measure(LANE_PAUSES),)),
     "lane_resumed": Event("info"),
-    "answer_repaired": Event("debug", (Measure(REPAIRS),)),
+    "answers_repaired": Event("debug", (Measure(REPAIRS, "answers"),)),
     "lease_lost": Event("warning", (Measure(LEASES_LOST),)),
     "results_recorded": Event("debug", (Measure(GROUPS, "rows"), Measure(RECORD_SECONDS, "seconds"))),
     "result_dropped": Event("warning", (Measure(RESULTS_DROPPED),)),

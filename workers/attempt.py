@@ -8,7 +8,7 @@ May not touch: lines' states, the database.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from batch.completions.calls import Call
@@ -32,6 +32,7 @@ _DROPS = frozenset(
         FailureKind.TIMEOUT,
     }
 )
+_A_WAIT_S = 0.001  # shorter ones are not worth a metric's cost
 
 
 class Attempt:
@@ -45,6 +46,7 @@ class Attempt:
         self._estimates = Estimates(lane.learned)
         self._ended: dict[str, Callable[..., None]] = {}
         self._labels = {"provider": parts.context.provider.name, "model": parts.context.model}
+        self._waited = bind("pace_waited", **self._labels)
 
     @property
     def waiting_worth(self) -> int:
@@ -54,13 +56,18 @@ class Attempt:
     async def permit(self, line: LineRun, call: Call) -> Permit:
         """Raises LanePaused."""
         view = self._parts.view
-        if not view.limits.counts_tokens:
-            return await self._parts.pacer.permit(view)
-        item, batch_id = line.item, line.held.claim.batch_id
-        tokens, output = self._estimates.charge(
-            view.limits, batch_id, item.est_input, int(item.est_output * call.share), call.body, len(call.indices)
-        )
-        return await self._parts.pacer.permit(view, tokens, output)
+        tokens = output = 0
+        if view.limits.counts_tokens:
+            tokens, output = self._estimates.charge(
+                view.limits, line.held.claim.batch_id, line.item.est_input, int(line.item.est_output * call.share),
+                call.body, len(call.indices),
+            )  # fmt: skip
+        began = self._clock.monotonic()
+        permit = await self._parts.pacer.permit(view, tokens, output)
+        waited_s = self._clock.monotonic() - began
+        if waited_s > _A_WAIT_S:
+            self._waited(seconds=waited_s)
+        return permit
 
     async def call(self, line: LineRun, call: Call, permit: Permit, task: asyncio.Task[None]) -> Outcome:
         parts, window = self._parts, self._parts.window
@@ -69,9 +76,7 @@ class Attempt:
         self.calls[task] = line
         outcome: Outcome | None = None
         try:
-            outcome = await parts.adapter.call(
-                line.held.claim.endpoint, call.body, model=parts.context.model, stream=call.stream
-            )
+            outcome = await self._exchange(line, call)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # the wall of one attempt: a bug of ours must not look like silence
@@ -87,6 +92,22 @@ class Attempt:
                 parts.breakers.abandon(self._lane.id)
         self._learn(line, call, outcome, permit, now, started)
         return outcome
+
+    async def _exchange(self, line: LineRun, call: Call) -> Outcome:
+        """One exchange; where an engine has replicas, at the one that suits."""
+        parts, claim = self._parts, line.held.claim
+
+        def send(base_url: str | None) -> Awaitable[Outcome]:
+            return parts.adapter.call(
+                claim.endpoint, call.body, model=parts.context.model, stream=call.stream, base_url=base_url
+            )
+
+        if parts.engine is None:
+            return await send(None)
+        tokens = line.item.est_input + int(line.item.est_output * call.share)
+        return await parts.engine.call(
+            send, tokens=tokens, group=claim.prefix, may_repeat=not parts.view.limits.has_rate
+        )
 
     def _learn(
         self, line: LineRun, call: Call, outcome: Outcome, permit: Permit, now: float, started: float

@@ -43,8 +43,10 @@ class Heartbeat:
                 emit("storage_retry", work="heartbeat", error=type(error).__name__)
             await self._world.clock.sleep_async(BEAT_S)
 
-    def forget(self) -> None:
-        """The process ends in order: its row goes."""
+    def forget(self, pump: Pump) -> None:
+        """The process ends in order: its last counts are told, its row goes."""
+        for lane in pump.lanes.values():
+            lane.tally.tell(lane.parts.view.provider, lane.parts.view.model)
         try:
             with self._world.db.write() as conn:
                 forget_worker(conn, self._name)
@@ -87,6 +89,9 @@ class Heartbeat:
             }
             emit("lane_load", provider=view.provider, model=view.model, in_flight=lane.in_flight,
                  window=lane.parts.window.size)  # fmt: skip
+            lane.tally.tell(view.provider, view.model)
+            if lanes[str(lane.id)]["use"] is not None:
+                emit("limit_used", provider=view.provider, model=view.model, ratio=lanes[str(lane.id)]["use"])
         hungry = [lane.id for lane in pump.lanes.values() if lane.is_dry and lane.queue.unsent == 0]
         return {"lanes": lanes, "hungry": [] if pump.is_stopping else hungry}
 

@@ -24,11 +24,13 @@ from batch.storage.leases import Release
 from workers.attempt import Attempt
 from workers.breaker import Breakers
 from workers.concurrency import Window
+from workers.engines import Engine
 from workers.executor import LaneContext, LineRun, Step
 from workers.leases import HeldSlice
 from workers.line_queue import LineQueue
 from workers.pacer import LanePaused, LaneView, Pacer
 from workers.recorder import Recorder
+from workers.tally import Tally
 
 BIG_BODY_BYTES = 1_000_000  # parsed off the loop
 ASK_EVERY_LINES = 64        # between two looks whether to claim more
@@ -70,6 +72,7 @@ class LaneParts:
     load: Load
     hooks: Hooks
     read_body: Callable[[HeldSlice, OpenLine], bytes]
+    engine: Engine | None = None  # the replicas of a self-hosted one
 
 
 class Lane:
@@ -82,6 +85,7 @@ class Lane:
         self.context = parts.context
         self.queue = LineQueue()
         self.finished = 0          # lines that ended here, for the rate
+        self.tally = Tally()
         self.rate = 0.0            # lines a second, smoothed by the pump
         self.is_dry = False        # the last claim found nothing
         self.on_probation = row.pause_code is not None and row.pause_code != "person"
@@ -116,8 +120,25 @@ class Lane:
 
     @property
     def limit(self) -> int:
-        """How many runners may run: the window, and one alone until a lane that was refused answers again."""
+        """How many runners may run: the window, one alone until a lane that was refused answers again, and
+        none until a managed engine has started."""
+        if self.parts.engine is not None and self.parts.engine.is_starting:
+            return 0
         return 1 if self.on_probation else self.parts.window.size
+
+    def wake(self) -> None:
+        """A replica is back (engines.Lane): whoever waits for the circuit need not."""
+        self._admit_at = 0.0
+        self.parts.breakers.hurry(self.id)
+        self.parts.hooks.ask_for_lines(self)
+        self.fill()
+
+    def note_load(self, running: float, waiting: float, cache_used: float | None, is_pressed: bool) -> None:
+        """What the engine says of itself (engines.Lane)."""
+        self.parts.window.on_gauge(
+            self._clock.monotonic(), running=running, waiting=waiting, cache_used=cache_used, is_pressed=is_pressed
+        )
+        self.fill()
 
     @property
     def in_flight(self) -> int:
@@ -346,6 +367,7 @@ class Lane:
             self.parts.hooks.pause(self, step.pause)
         if step.result is not None:
             self.finished += 1
+            self.tally.add(step.result)
             self._finish(line, step)
         elif step.release is not None:
             if step.scope is not None:

@@ -105,7 +105,7 @@ class CallsRuntime:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
             await asyncio.to_thread(recorder.stop, 2.0)
-            await asyncio.to_thread(heartbeat.forget)
+            await asyncio.to_thread(heartbeat.forget, pump)
             await pacer.close()
             await maker.close()
             await redis.aclose()
