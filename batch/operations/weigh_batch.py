@@ -88,7 +88,7 @@ def _over_limit(world: World, batch: BatchRow, project: Project, weight: BatchWe
             f"Enqueued request limit reached for project {project.name}. "
             f"Limit: {requests_limit:,} enqueued requests. {then}"
         )
-        return ErrorRow("request_limit_exceeded", message, None, None)
+        return ErrorRow("token_limit_exceeded", message, None, None)
     if tokens_limit and tokens + weight.input_tokens + weight.output_tokens > tokens_limit:
         message = (
             f"Enqueued token limit reached for project {project.name}. Limit: {tokens_limit:,} enqueued tokens. {then}"
