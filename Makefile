@@ -37,7 +37,7 @@ $(DEV): $(STAMP)
 install: $(STAMP)
 
 demo: $(STAMP)
-	@$(BIN)/python examples/demo.py
+	@$(BIN)/python -u examples/demo.py
 
 test: $(DEV)
 	@$(BIN)/python -m pytest -q -m "not chaos" $(ARGS)
