@@ -71,36 +71,52 @@ class Job:
     as_json: bool
 
 
+Source = Annotated[
+    Path, typer.Argument(metavar="IN", exists=True, dir_okay=False, readable=True, help="JSONL of requests.")
+]
+Out = Annotated[Path, typer.Option("-o", "--output", help="Answers go here.", dir_okay=False)]
+Err = Annotated[
+    Path | None,
+    typer.Option("-e", "--errors", help="Error lines go here (default OUT.errors.jsonl).", show_default=False),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check, say what would be done, and stop.")]
+Simulate = Annotated[
+    bool, typer.Option("--simulate", help="Play the file against simulated providers with the real ones' limits.")
+]
+LocalModel = Annotated[
+    bool, typer.Option("--local-model", help="Also serve the bundled small model, as the provider `local`.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Start anew, whatever OUT holds.")]
+Reuse = Annotated[bool, typer.Option("--reuse", help="Keep OUT's answers to lines that did not change.")]
+Budget = Annotated[float | None, typer.Option("--budget", metavar="USD", help="Stop when so much is spent.", min=0)]
+AllowFailed = Annotated[str, typer.Option("--allow-failed", help="Exit 0 up to this share of error lines.")]
+MaxPause = Annotated[
+    str | None, typer.Option("--max-pause", help="Leave when a person is awaited so long (10m without a terminal).")
+]
+Window = Annotated[str | None, typer.Option("--window", help="Completion window (default: none).")]
+Endpoint = Annotated[str, typer.Option("--endpoint", help="What each line asks.")]
+Option = Annotated[
+    list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the batch; repeat it.")
+]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, max=256, help="Worker processes.")]
+
+
 def run(
-    source: Annotated[
-        Path, typer.Argument(metavar="IN", exists=True, dir_okay=False, readable=True, help="JSONL of requests.")
-    ],
-    out: Annotated[Path, typer.Option("-o", "--output", help="Answers go here.", dir_okay=False)],
-    err: Annotated[
-        Path | None,
-        typer.Option("-e", "--errors", help="Error lines go here (default OUT.errors.jsonl).", show_default=False),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, say what would be done, and stop.")] = False,
-    simulate: Annotated[
-        bool, typer.Option("--simulate", help="Play the file against simulated providers with the real ones' limits.")
-    ] = False,
-    with_local_model: Annotated[
-        bool, typer.Option("--local-model", help="Also serve the bundled small model, as the provider `local`.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Start anew, whatever OUT holds.")] = False,
-    reuse: Annotated[bool, typer.Option("--reuse", help="Keep OUT's answers to lines that did not change.")] = False,
-    budget: Annotated[float | None, typer.Option("--budget", metavar="USD", help="Stop when so much is spent.")] = None,
-    allow_failed: Annotated[str, typer.Option("--allow-failed", help="Exit 0 up to this share of error lines.")] = "0%",
-    max_pause: Annotated[
-        str | None,
-        typer.Option("--max-pause", help="Leave when a person is awaited so long (10m without a terminal)."),
-    ] = None,
-    window: Annotated[str | None, typer.Option("--window", help="Completion window (default: none).")] = None,
-    endpoint: Annotated[str, typer.Option("--endpoint", help="What each line asks.")] = CHAT,
-    option: Annotated[
-        list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the batch; repeat it.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, max=256, help="Worker processes.")] = None,
+    source: Source,
+    out: Out,
+    err: Err = None,
+    dry_run: DryRun = False,
+    simulate: Simulate = False,
+    with_local_model: LocalModel = False,
+    force: Force = False,
+    reuse: Reuse = False,
+    budget: Budget = None,
+    allow_failed: AllowFailed = "0%",
+    max_pause: MaxPause = None,
+    window: Window = None,
+    endpoint: Endpoint = CHAT,
+    option: Option = None,
+    workers: Workers = None,
     as_json: options.Json = False,
     data_dir: options.DataDir = None,
     config: options.Config = None,
@@ -123,17 +139,20 @@ def run(
         as_json,
     )
     _check_places(job)
-    companions = (local_model.companion(),) if with_local_model else ()
     if simulate:
         _rehearse(job, dry_run=dry_run)
-        return
-    note(f"data        {settings.resolved_data_dir}")
-    catalog = _catalog(settings, companions)
+    else:
+        _perform(job, (local_model.companion(),) if with_local_model else (), dry_run=dry_run)
+
+
+def _perform(job: Job, companions: tuple[Companion, ...], *, dry_run: bool) -> None:
+    note(f"data        {job.settings.resolved_data_dir}")
+    catalog = _catalog(job.settings, companions)
     if dry_run:
         _look(job, catalog)
         return
     result = _run(job, catalog, companions)
-    raise exits.Leave(tell_result(result, allow_failed=job.allow_failed, as_json=as_json))
+    raise exits.Leave(tell_result(result, allow_failed=job.allow_failed, as_json=job.as_json))
 
 
 def _patience(max_pause: str | None) -> float | None:
