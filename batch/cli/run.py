@@ -6,6 +6,7 @@ batch is watch.py's, the record of what made OUT is runs.py's.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from batch.cli import exits, local_model, options, rehearsal
 from batch.cli.batches import parse_options
 from batch.cli.check import STYLES, require_endpoint
 from batch.cli.check_report import problem_rows, summary_rows
-from batch.cli.console import note, note_facts, on_terminal
+from batch.cli.console import note, note_facts, on_terminal, say_json
 from batch.cli.datadir import DataDir
 from batch.cli.delivery import RunResult, deliver, tell_result
 from batch.cli.home import Home
@@ -28,10 +29,11 @@ from batch.cli.up import provider_queues
 from batch.cli.watch import Patience, watch
 from batch.cli.wording import count
 from batch.completions.rules import CHAT
-from batch.domain.errors import InvalidConfiguration, InvalidRequest, NotFound
+from batch.domain.errors import BatchmillError, InvalidConfiguration, InvalidRequest, NotFound
 from batch.domain.options import BatchOptions
 from batch.domain.states import is_terminal
 from batch.files.local_file import write_atomically
+from batch.operations.cancel_batch import cancel_batch
 from batch.operations.check_input import InputCheck, check_input, open_lines
 from batch.operations.create_batch import create_batch
 from batch.operations.explain_batch import explain_batch
@@ -149,7 +151,9 @@ def _perform(job: Job, companions: tuple[Companion, ...], *, dry_run: bool) -> N
     note(f"data        {job.settings.resolved_data_dir}")
     catalog = _catalog(job.settings, companions)
     if dry_run:
-        _look(job, catalog)
+        found = _look(job, catalog)
+        if job.as_json:
+            say_json(found.to_json())
         return
     result = _run(job, catalog, companions)
     raise exits.Leave(tell_result(result, allow_failed=job.allow_failed, as_json=job.as_json))
@@ -214,6 +218,8 @@ def _rehearse(job: Job, *, dry_run: bool) -> None:
     err = job.err.with_name(f"{job.err.stem}.simulated{job.err.suffix}")
     note(f"simulated   no provider is asked; made-up answers go to {out}")
     if dry_run:
+        if job.as_json:
+            say_json(found.to_json())
         return
     directory = Path(tempfile.mkdtemp(prefix="batchmill-"))
     try:
@@ -234,6 +240,7 @@ def _run(job: Job, catalog: Catalog, companions: tuple[Companion, ...], *, looke
     runs = Runs(data.path)
     shaping = {"endpoint": job.endpoint, "window": job.window, **job.options}
     wanted = RunRecord(str(job.out.absolute()), str(job.source), hash_file(job.source), shaping)
+    replaced = runs.find(job.out)
     record = runs.begin(wanted, force=job.force, reuse=job.reuse)
     home = Home(_plan(job, catalog, companions), data, note)
     try:
@@ -243,6 +250,8 @@ def _run(job: Job, catalog: Catalog, companions: tuple[Companion, ...], *, looke
         kept = _remember(job, runs, record)
         if story is None or not is_terminal(story["status"]):
             project = home.start()
+            if replaced is not None and record.batch_id is None:
+                _cancel_replaced(home.world, project, replaced)
             batch_id = _batch_of(job, home.world, project, runs, record, kept)
             story = watch(home, project.id, batch_id, job.patience) if batch_id else None
         source = open_lines(job.source, job.settings)
@@ -270,6 +279,13 @@ def _standing(home: Home, record: RunRecord) -> tuple[RunRecord, dict[str, Any] 
     done = story["counts"]["completed"] + story["counts"]["failed"]
     note(f"continues   {record.batch_id}   {count(done)}/{count(story['counts']['total'])}")
     return record, story
+
+
+def _cancel_replaced(world: World, project: Project, old: RunRecord) -> None:
+    """What OUT belonged to before must not go on spending."""
+    if old.batch_id is not None:
+        with contextlib.suppress(BatchmillError):  # gone, or ended long ago
+            cancel_batch(world, project.id, old.batch_id)
 
 
 def _remember(job: Job, runs: Runs, record: RunRecord) -> KeptAnswers | None:

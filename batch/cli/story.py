@@ -140,6 +140,8 @@ def answer_facts(report: Mapping[str, Any]) -> list[str]:
     if served := groups.pop("served", {}):
         names = ", ".join(served) if len(served) <= 3 else f"{len(served)} models"
         phrases.append(f"served by {names}" + (f" ({plural(len(prints), 'fingerprint')})" if prints else ""))
+    if engines := groups.pop("engine", {}):
+        phrases.append("on " + ", ".join(engines))
     for kind, rows in groups.items():
         phrases += [f"{kind} {what} {count(number)}".replace("  ", " ") for what, number in rows.items()]
     return phrases
