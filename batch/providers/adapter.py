@@ -19,6 +19,7 @@ from batch.completions.normalise import error_in_body
 from batch.domain.outcome import Failure, FailureKind, Outcome, Success
 from batch.providers.catalog import Catalog
 from batch.providers.classify import classify, classify_view
+from batch.providers.engine_load import LOAD_HEADER
 from batch.providers.error_shapes import read_error_value
 from batch.providers.faults import TransportFault
 from batch.providers.headers import RATE_PREFIXES
@@ -108,6 +109,14 @@ class Adapter:
             return self._read_answer(path, model, body, response, latency_s)
         return self._fail(response, body, latency_s, path=path, base_url=base_url)
 
+    async def get(self, url: str, timeout_s: float) -> UpstreamResponse | None:
+        """A page of the provider's own server: health, metrics, models. None when nothing came."""
+        headers = {"accept": "*/*", **self.provider.auth_headers()}
+        try:
+            return await self._transport.send(UpstreamRequest(url, headers, b"", timeout_s, method="GET"))
+        except TransportFault:
+            return None
+
     async def close(self) -> None:
         await self._transport.close()
 
@@ -179,7 +188,7 @@ class Adapter:
         captured: dict[str, str] = {}
         allowed = self._captured
         for name, value in headers.items():
-            if name.startswith(RATE_PREFIXES):
+            if name.startswith(RATE_PREFIXES) or name == LOAD_HEADER:
                 rates[name] = value
             elif allowed and name.startswith(allowed):
                 captured[name] = value

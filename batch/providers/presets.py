@@ -207,6 +207,9 @@ class EngineFacts(Strict):
     waiting_gauge: str | None = None
     running_gauge: str | None = None
     cache_gauge: str | None = None
+    preempted_counter: str | None = None
+    tokens_counter: str | None = None  # grows while it generates; one that stands still is stuck
+    version_path: str | None = None
     slots_path: str | None = None
     priority: Literal["low_first", "high_first"] | None = None
     batch_path: str | None = None
