@@ -143,15 +143,14 @@ class Pacer:
         if not reading.windows:
             return None
         stated = reading.limits
-        limits = lane.limits.with_learned(stated)
-        changed = limits is not lane.limits
-        lane.limits = limits
+        before, lane.limits = lane.limits, lane.limits.with_learned(stated)
+        changed = lane.limits is not before
         paced = self._paced(lane) if changed else self._lanes.get(lane.id)
         if paced is not None:
             paced.source.lower(reading.remaining)
         if not changed:
             return None
-        return {name: value for name, value in stated.items() if limits.sources.get(name) == "headers"}
+        return {name: value for name, value in stated.items() if getattr(lane.limits, name) != getattr(before, name)}
 
     def waiting_worth(self, lane: LaneView) -> int:
         """How many lines should wait for a permit so that no slot is lost: one look-ahead of the rate."""

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from batch.clock import Clock
-from workers.pacer_steps import SHARE_EXPIRES_S
+from batch.settings import SHARE_EXPIRES_S
 
 LOCAL_SHARE = 0.5  # of each limit, divided by the live workers, while Redis is away
 LOCAL_S = 1.0

@@ -19,10 +19,10 @@ from redis.asyncio import Redis
 
 from batch.domain.gcra import WINDOW_PARTS, Cost
 from batch.domain.limits import Dimension
+from batch.settings import SHARE_EXPIRES_S
 from workers import pacer_scripts as scripts
 
 TTL_S = 2 * 86_400  # longer than the longest window
-SHARE_EXPIRES_S = 20.0  # a worker that is not heard of for so long holds no concurrency
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ class Limits:
 
     `hard_second`: the provider counts in fixed seconds (pace at 0.97 below 100 requests/s, else 0.98).
     `adaptive`: no limit is known; adaptive concurrency starting at `start_concurrency` finds it.
-    `scope`: whether the numbers hold for each model or for the key as a whole.
+    `scope`: whether the numbers hold for each model or for the key as a whole. `configured`: the rates that the
+    user set, which headers may lower for a while but never raise.
     """
 
     requests_per_second: float | None = None
@@ -37,6 +38,7 @@ class Limits:
     start_concurrency: int = 8
     scope: Literal["model", "key"] = "model"
     sources: dict[str, str] = field(default_factory=dict)
+    configured: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def has_rate(self) -> bool:
@@ -69,20 +71,28 @@ class Limits:
         return min(rates) if rates else None
 
     def to_json(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        shown = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "configured"}
+        return {name: value for name, value in shown.items() if value is not None}
 
     def with_learned(self, learned: Mapping[str, float]) -> Limits:
-        """These limits with what headers stated. Config is only ever lowered by them; the rest follows them."""
+        """These limits with what headers stated. What the user configured is only ever lowered by them, and who
+        configured one rate of a kind knows them all: headers often leave their period to be guessed."""
         changes: dict[str, Any] = {}
         for name, value in learned.items():
-            held = getattr(self, name, None)
-            if name not in _RATE_FIELDS or value <= 0 or held == value:
+            ceiling = self.configured.get(name)
+            if name not in _RATE_FIELDS or value <= 0 or (ceiling is None and self._configures_kind_of(name)):
                 continue
-            if held is None or self.sources.get(name) != "config" or value < held:
+            value = value if ceiling is None else min(value, ceiling)
+            if value != getattr(self, name):
                 changes[name] = value
         if not changes:
             return self
-        return replace(self, **changes, sources={**self.sources, **dict.fromkeys(changes, "headers")})
+        told = {name: "config" if value == self.configured.get(name) else "headers" for name, value in changes.items()}
+        return replace(self, **changes, sources={**self.sources, **told})
+
+    def _configures_kind_of(self, name: str) -> bool:
+        kind = name.partition("_per_")[0]
+        return any(other.partition("_per_")[0] == kind for other in self.configured)
 
 
 # What is used of a known limit at the start; workers.pacer tunes it by clean minutes and 429s.

@@ -15,9 +15,8 @@ from typing import Literal, Protocol
 
 from batch.domain.outcome import Failure, FailureKind
 from batch.domain.progress import LineState
-from batch.settings import GIVE_BACK_ABOVE_S, MAX_ATTEMPTS
+from batch.settings import GIVE_BACK_ABOVE_S, MAX_ATTEMPTS, PROBE_EVERY_S
 
-PROBE_EVERY_S = 60.0       # a paused key is tried by one line this often
 QUOTA_PAUSE_S = 15 * 60.0  # where the provider does not say when the quota returns
 CONTENT_TRIES = 2          # answers that are no answers: one more call here, one at the next provider
 OVERLOAD_PATIENCE = 100    # refusals of one line in a row while other lines of its lane succeed

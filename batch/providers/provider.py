@@ -160,7 +160,8 @@ class Provider:
     def limits(self, model: str, learned: Mapping[str, Any] | None = None) -> Limits:
         """The limits of one lane. `learned["limits"]` (from headers) wins over the preset, and lowers the user's."""
         values, sources = self._stated_limits(model)
-        stated = Limits(**values, sources=sources)
+        configured = {name: values[name] for name in values if name in _RATES and sources.get(name) == "config"}
+        stated = Limits(**values, sources=sources, configured=configured)
         return stated.with_learned((learned or {}).get("limits") or {})
 
     def _stated_limits(self, model: str) -> tuple[dict[str, Any], dict[str, str]]:

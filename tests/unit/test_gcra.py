@@ -82,9 +82,14 @@ def test_hard_seconds_are_paced_lower():
 
 
 def test_learned_limits_only_lower_what_the_user_configured():
-    configured = Limits(requests_per_minute=100, sources={"requests_per_minute": "config"})
+    given = {"requests_per_minute": 100.0}
+    configured = Limits(**given, sources={"requests_per_minute": "config"}, configured=given)
     assert configured.with_learned({"requests_per_minute": 500}) is configured
-    assert configured.with_learned({"requests_per_minute": 60}).requests_per_minute == 60
+    lowered = configured.with_learned({"requests_per_minute": 60})
+    assert (lowered.requests_per_minute, lowered.sources["requests_per_minute"]) == (60, "headers")
+    restored = lowered.with_learned({"requests_per_minute": 500})
+    assert (restored.requests_per_minute, restored.sources["requests_per_minute"]) == (100, "config")
+    assert configured.with_learned({"requests_per_second": 1, "requests_per_hour": 9}) is configured
     preset = Limits(requests_per_minute=100, sources={"requests_per_minute": "preset"})
     raised = preset.with_learned({"requests_per_minute": 500, "concurrency": 3})
     assert (raised.requests_per_minute, raised.sources["requests_per_minute"]) == (500, "headers")

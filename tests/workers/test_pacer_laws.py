@@ -16,9 +16,10 @@ from redis.asyncio import Redis
 
 from batch.domain.gcra import Cost, Meter
 from batch.domain.limits import Limits, dimensions
+from batch.settings import SHARE_EXPIRES_S
 from tests.unit.test_gcra import assert_within
 from workers import pacer_scripts
-from workers.pacer_steps import SHARE_EXPIRES_S, Bucket, Steps
+from workers.pacer_steps import Bucket, Steps
 
 START_US = 1_790_000_000_000_000
 LIMITS = Limits(requests_per_second=5, tokens_per_minute=60_000, output_tokens_per_minute=30_000)
