@@ -20,7 +20,8 @@ from workers.executor import LineRun
 from workers.pacer import Permit
 
 if TYPE_CHECKING:
-    from workers.lane import Lane, LaneParts
+    from workers.lane import Lane
+    from workers.lane_parts import LaneParts
 
 _DROPS = frozenset(
     {
@@ -120,7 +121,7 @@ class Attempt:
                 permit, actual_tokens=usage.total_tokens, actual_output=usage.output_tokens, outcome=outcome
             )
             if lane.succeeded_at is None or lane.on_probation:
-                parts.hooks.note_first_success(lane)
+                parts.news.note_first_success(lane)
             lane.succeeded_at = self._clock.now()
             self._learn_tokens(line, call, usage, now)
         else:
@@ -137,7 +138,7 @@ class Attempt:
             if changed == "closed":
                 parts.window.restart(max(1, parts.view.limits.start_concurrency))
         if outcome.rate_headers:
-            parts.hooks.note_rates(lane, dict(outcome.rate_headers))
+            parts.news.note_rates(lane, dict(outcome.rate_headers))
         self._tell_end(outcome)
 
     def _tell_end(self, outcome: Outcome) -> None:
@@ -155,4 +156,4 @@ class Attempt:
         )
         patch = self._estimates.due(now)
         if patch is not None:
-            self._parts.hooks.note_estimates(self._lane, patch)
+            self._parts.news.note_estimates(self._lane, patch)

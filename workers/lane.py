@@ -9,70 +9,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
 
 from batch.completions.calls import Call
 from batch.domain.outcome import Outcome
-from batch.domain.retry import Decision, LaneFacts
-from batch.providers.adapter import Adapter
+from batch.domain.retry import LaneFacts
 from batch.settings import GIVE_BACK_ABOVE_S
 from batch.storage.claims import OpenLine
 from batch.storage.lanes import LaneRow
 from batch.storage.leases import Release
 from workers.attempt import Attempt
-from workers.breaker import Breakers
-from workers.concurrency import Window
-from workers.engines import Engine
-from workers.executor import LaneContext, LineRun, Step
+from workers.executor import LineRun, Step
+from workers.lane_parts import LaneParts
 from workers.leases import HeldSlice
 from workers.line_queue import LineQueue
-from workers.pacer import LanePaused, LaneView, Pacer
-from workers.recorder import Recorder
+from workers.pacer import LanePaused
 from workers.tally import Tally
 
 BIG_BODY_BYTES = 1_000_000  # parsed off the loop
 ASK_EVERY_LINES = 64        # between two looks whether to claim more
 WAITING_PER_WINDOW = 4      # lines that may wait for a retry here; the rest wait in the database
-
-
-class Hooks(Protocol):
-    """What a lane tells its pump."""
-
-    def give_back_soon(self, held: HeldSlice) -> None: ...
-    def pause(self, lane: Lane, decision: Decision) -> None: ...
-    def note_pause(self, lane: Lane, until: float) -> None: ...
-    def note_first_success(self, lane: Lane) -> None: ...
-    def note_learned(self, lane: Lane, support: dict[str, str]) -> None: ...
-    def note_rates(self, lane: Lane, headers: dict[str, str]) -> None: ...
-    def note_estimates(self, lane: Lane, patch: dict[str, Any]) -> None: ...
-    def ask_for_lines(self, lane: Lane) -> None: ...
-
-
-@dataclass(slots=True)
-class Load:
-    """Calls in flight in this process, against settings.max_in_flight."""
-
-    limit: int
-    in_flight: int = 0
-
-
-@dataclass(slots=True)
-class LaneParts:
-    """What a lane is built from; the pump makes them once per process or per lane."""
-
-    context: LaneContext
-    view: LaneView
-    window: Window
-    adapter: Adapter
-    pacer: Pacer
-    breakers: Breakers
-    recorder: Recorder
-    load: Load
-    hooks: Hooks
-    read_body: Callable[[HeldSlice, OpenLine], bytes]
-    engine: Engine | None = None  # the replicas of a self-hosted one
 
 
 class Lane:
@@ -267,8 +222,7 @@ class Lane:
         return worth > 0 and len(self._pacing) >= worth
 
     def _is_late(self, held: HeldSlice) -> bool:
-        expires_at = held.claim.expires_at
-        return expires_at is not None and self._clock.now() * 1000 >= expires_at
+        return held.ends_at is not None and self._clock.monotonic() >= held.ends_at
 
     def _wake(self, held: HeldSlice, item: OpenLine) -> None:
         if held.stopped is None:
@@ -362,9 +316,9 @@ class Lane:
     def apply(self, line: LineRun, step: Step) -> Call | None:
         """Do what a step says; the first of its calls comes back to be made at once."""
         if step.learned:
-            self.parts.hooks.note_learned(self, dict(step.learned))
+            self.parts.news.note_learned(self, dict(step.learned))
         if step.pause is not None:
-            self.parts.hooks.pause(self, step.pause)
+            self.parts.news.pause(self, step.pause)
         if step.result is not None:
             self.finished += 1
             self.tally.add(step.result)

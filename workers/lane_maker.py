@@ -14,12 +14,15 @@ from batch.domain.line import read_body
 from batch.operations.world import World
 from batch.providers.adapter import Adapter, make_adapter
 from batch.providers.headers import parse_rate_headers
+from batch.providers.learned import Evidence, learn_support
 from batch.storage.claims import OpenLine
 from batch.storage.lanes import LaneRow
 from workers.breaker import Breakers
 from workers.concurrency import Window
+from workers.engines import Engine
 from workers.executor import LaneContext
-from workers.lane import Hooks, Lane, LaneParts, Load
+from workers.lane import Lane
+from workers.lane_parts import Hooks, LaneParts, Load, News
 from workers.leases import HeldSlice
 from workers.pacer import LaneView, Pacer
 from workers.recorder import Recorder
@@ -37,9 +40,11 @@ class LaneMaker:
         self._adapters: dict[str, Adapter] = {}
         self._breakers = Breakers(world.clock)
         self._schemas = SchemaCache()
+        self._evidence: dict[int, Evidence] = {}
         self.load = Load(world.settings.max_in_flight)
+        self.engines: dict[str, Engine] = {}
 
-    def make(self, row: LaneRow, hooks: Hooks) -> Lane | None:
+    def make(self, row: LaneRow, hooks: Hooks, news: News) -> Lane | None:
         """None when this process does not know the lane's provider."""
         provider = self._world.catalog.providers.get(row.provider)
         if provider is None or provider.key_id != row.key_id:
@@ -54,18 +59,31 @@ class LaneMaker:
         view = LaneView(row.id, row.provider, row.key_id, row.model, limits, counters=row.counters)
         parts = LaneParts(
             context, view, Window(start=min(start, maximum), maximum=maximum), self._adapter(row.provider),
-            self._pacer, self._breakers, self._recorder, self.load, hooks, self._read_body,
+            self._pacer, self._breakers, self._recorder, self.load, hooks, news, self._read_body,
+            self.engine(row.provider),
         )  # fmt: skip
-        return Lane(row, parts)
+        lane = Lane(row, parts)
+        if parts.engine is not None:
+            parts.engine.attach(lane)
+        return lane
+
+    def engine(self, name: str) -> Engine | None:
+        """The provider's replicas, watched from now on; None for what is neither an engine nor at several places."""
+        provider = self._world.catalog.providers[name]
+        if name not in self.engines and (provider.engine or provider.launch or len(provider.base_urls) > 1):
+            engine = Engine(self._adapter(name), self._world.clock, self._world.catalog.set_listed)
+            engine.start()
+            self.engines[name] = engine
+        return self.engines.get(name)
 
     def learn_support(self, lane: Lane, support: dict[str, str]) -> dict[str, Any] | None:
         """Take over what answers showed; the patch for lanes.learned when it is new."""
-        known = lane.learned.get("support") or {}
-        if all(known.get(key) == value for key, value in support.items()):
-            return None
-        lane.learned = {**lane.learned, "support": {**known, **support}}
-        lane.context.card = lane.context.provider.card(lane.context.model, lane.learned)
-        return {"support": lane.learned["support"]}
+        settled = self._evidence.setdefault(lane.id, Evidence()).weigh(support)
+        patch = learn_support(lane.learned, lane.context.card, settled)
+        if patch:
+            lane.learned = {**lane.learned, **patch}
+            lane.context.card = lane.context.provider.card(lane.context.model, lane.learned)
+        return patch or None
 
     def learn_rates(self, lane: Lane, headers: dict[str, str]) -> dict[str, Any] | None:
         """Tell the pacer what headers say; the patch for lanes.learned when a limit changed."""
@@ -78,6 +96,8 @@ class LaneMaker:
         return {"limits": lane.learned["limits"]}
 
     async def close(self) -> None:
+        for engine in self.engines.values():
+            await engine.close()
         for adapter in self._adapters.values():
             await adapter.close()
         self._schemas.close()

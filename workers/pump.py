@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from batch.domain.errors import Unavailable
-from batch.domain.retry import Action, Decision
 from batch.operations.world import World
 from batch.settings import LEASE_S
 from batch.storage import lanes as lane_rows
@@ -27,6 +26,7 @@ from batch.storage.watch import claimable_lanes, watch_batches, watch_pauses
 from batch.telemetry import emit
 from workers.lane import Lane
 from workers.lane_maker import LaneMaker
+from workers.lane_news import LaneNews
 from workers.leases import HeldSlice, Leases
 from workers.recorder import Group, Recorder
 
@@ -60,13 +60,14 @@ class Pump:
         self._wanted: set[int] = set()
         self._wake = asyncio.Event()
         self._returning: set[HeldSlice] = set()
+        self._news = LaneNews(world, maker, self)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # life
 
     def start(self) -> None:
         for loop in (self._claim_loop, self._control_loop, self._keep_loop):
-            self._spawn(loop())
+            self.spawn(loop())
 
     def ring(self, lane_id: int) -> None:
         """There may be work in this lane. From any thread."""
@@ -103,7 +104,7 @@ class Pump:
             if held is not None and held.claim is claim:
                 self.leases.remove(held)
         for batch_id in report.sealed_batches:
-            self._spawn(self._in_thread(self._world.bells.finalize, batch_id))
+            self.spawn(self.in_thread(self._world.bells.finalize, batch_id))
         for batch_id in report.paused_batches:
             for held in self.leases:
                 if held.claim.batch_id == batch_id:
@@ -121,7 +122,7 @@ class Pump:
                 wanted = await self._look_for_work()
             for lane_id in wanted:
                 if not self.is_stopping:
-                    await self._guarded("claim", self._claim(lane_id))
+                    await self.guarded("claim", self._claim(lane_id))
             if not self._wanted:
                 try:
                     async with asyncio.timeout(self._clock.uniform(*POLL_S)):
@@ -137,7 +138,7 @@ class Pump:
             with self._world.db.read() as conn:
                 return set(claimable_lanes(conn, self._queues))
 
-        found = await self._guarded("look", self._in_thread(look))
+        found = await self.guarded("look", self.in_thread(look))
         for lane in self.lanes.values():
             lane.is_dry = False
         return found or set()
@@ -163,7 +164,7 @@ class Pump:
             with self._world.db.read() as conn:
                 return [(claim, load_open_lines(conn, claim)) for claim in claims]
 
-        taken = await self._in_thread(claim)
+        taken = await self.in_thread(claim)
         lane.is_dry = not taken and (want > 0 or lane.is_dry)
         for one, items in taken:
             self._take(lane, one, items, started)
@@ -196,8 +197,8 @@ class Pump:
         return missing if missing * 2 >= target or lane.queue.unsent < lane.limit else 0
 
     async def _open_lane(self, lane_id: int) -> Lane | None:
-        row = await self._in_thread(self._read_lane, lane_id)
-        lane = self._maker.make(row, self) if row is not None else None
+        row = await self.in_thread(self._read_lane, lane_id)
+        lane = self._maker.make(row, self, self._news) if row is not None else None
         if lane is not None:
             self.lanes[lane_id] = lane
         return lane
@@ -215,7 +216,7 @@ class Pump:
     async def _control_loop(self) -> None:
         while True:
             await self._clock.sleep_async(CONTROL_S)
-            await self._guarded("control", self._control())
+            await self.guarded("control", self._control())
 
     async def _control(self) -> None:
         batch_ids, lane_ids = self.leases.batch_ids(), list(self.lanes)
@@ -228,7 +229,7 @@ class Pump:
             with self._world.db.read() as conn:
                 return watch_batches(conn, batch_ids) if batch_ids else {}, watch_pauses(conn, lane_ids)
 
-        seen, pauses = await self._in_thread(read)
+        seen, pauses = await self.in_thread(read)
         for held in self.leases:
             batch = seen.get(held.claim.batch_id)
             if held.claim.batch_id not in batch_ids:
@@ -267,14 +268,14 @@ class Pump:
     async def _keep_loop(self) -> None:
         while True:
             await self._clock.sleep_async(KEEP_S)
-            await self._guarded("renew", self._renew())
-            await self._guarded("give_back", self._return_all())
+            await self.guarded("renew", self._renew())
+            await self.guarded("give_back", self._return_all())
 
     async def _renew(self) -> None:
         due = self.leases.due()
         if not due:
             return
-        started, kept = await self._in_thread(self.leases.renew, due)
+        started, kept = await self.in_thread(self.leases.renew, due)
         for held in self.leases.renewed(due, started, kept):
             emit("lease_lost", reason="renewal", slice_id=held.claim.slice_id, batch_id=held.claim.batch_id)
             lane = self.lanes.get(held.claim.lane_id)
@@ -299,7 +300,7 @@ class Pump:
         keep = [line for line in held.claim.lines if line in held.open or line in held.recording]
         held.is_returning = True
         try:
-            is_held = await self._in_thread(
+            is_held = await self.in_thread(
                 lambda: give_back_if_held(self._world.db, self._owner, held.claim, released, keep=keep)
             )
         except (SQLAlchemyError, Unavailable):
@@ -316,7 +317,7 @@ class Pump:
             held.is_closing = True
             self._recorder.put(None, held.claim)
 
-    # what lanes tell (lane.Hooks)
+    # what lanes ask of the pump (lane_parts.Hooks); what they learn goes to lane_news
 
     def give_back_soon(self, held: HeldSlice) -> None:
         self._returning.add(held)
@@ -325,91 +326,20 @@ class Pump:
         if not lane.is_dry and self._lines_wanted(lane) > 0:
             self._want(lane.id)
 
-    def pause(self, lane: Lane, decision: Decision) -> None:
-        """A wrong key, a quota, a daily limit: into the database first, then to Redis and the other lanes."""
-        until = decision.until or self._clock.now()
-        if lane.blocked_until >= until - 1.0:
-            return  # the other calls of the same incident
-        whole_key = decision.action is Action.PAUSE_KEY
-        for other in self._sharing(lane, whole_key):
-            other.on_probation = True
-            other.block(until)
-        self._spawn(self._guarded("pause", self._write_pause(lane, decision, until, whole_key)))
-
-    async def _write_pause(self, lane: Lane, decision: Decision, until: float, whole_key: bool) -> None:
-        view, code = lane.parts.view, decision.code or "paused"
-        seconds = until - self._clock.now()
-
-        def write() -> None:
-            with self._world.db.write() as conn:
-                ids = [lane.id]
-                if whole_key:
-                    ids = lane_rows.find_lanes(conn, provider=view.provider, key_id=view.key_id)
-                lane_rows.pause_lane_for(conn, ids, seconds, code, decision.reason)
-
-        await self._in_thread(write)
-        emit("lane_paused", provider=view.provider, model=view.model, code=code, seconds=round(seconds, 1))
-        await lane.parts.pacer.pause(view, until, code, decision.reason, whole_key=whole_key)
-
     def note_pause(self, lane: Lane, until: float) -> None:
         """The lane stands for a while: its lines go back, for other providers and for other workers."""
         for held in self.leases.of_lane(lane.id):
             lane.withdraw(held)
 
-    def note_first_success(self, lane: Lane) -> None:
-        was_paused, lane.on_probation = lane.on_probation, False
-
-        def write() -> None:
-            with self._world.db.write() as conn:
-                lane_rows.note_success(conn, [lane.id])
-                if was_paused:
-                    lane_rows.resume_lane(conn, [lane.id])
-
-        self._spawn(self._guarded("note_success", self._in_thread(write)))
-        if was_paused:
-            emit("lane_resumed", provider=lane.parts.view.provider, model=lane.parts.view.model)
-        lane.fill()
-
-    def note_learned(self, lane: Lane, support: dict[str, str]) -> None:
-        patch = self._maker.learn_support(lane, support)
-        if patch:
-            self._save_learned(lane, patch)
-
-    def note_rates(self, lane: Lane, headers: dict[str, str]) -> None:
-        patch = self._maker.learn_rates(lane, headers)
-        if patch:
-            self._save_learned(lane, patch)
-
-    def note_estimates(self, lane: Lane, patch: dict[str, Any]) -> None:
-        lane.learned = {**lane.learned, **patch}
-        self._save_learned(lane, patch)
-
-    def _save_learned(self, lane: Lane, patch: dict[str, Any]) -> None:
-        def write() -> None:
-            with self._world.db.write() as conn:
-                lane_rows.save_learned(conn, lane.id, patch)
-
-        self._spawn(self._guarded("learn", self._in_thread(write)))
-
     # small things
-
-    def _sharing(self, lane: Lane, whole_key: bool) -> list[Lane]:
-        view = lane.parts.view
-        if not whole_key:
-            return [lane]
-        return [
-            other
-            for other in self.lanes.values()
-            if (other.parts.view.provider, other.parts.view.key_id) == (view.provider, view.key_id)
-        ]
 
     def _in_flight(self) -> int:
         return sum(lane.in_flight for lane in self.lanes.values())
 
-    async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
+    async def in_thread(self, work: Callable[..., T], *args: Any) -> T:
         return await self._loop.run_in_executor(self._threads, work, *args)
 
-    async def _guarded(self, name: str, work: Coroutine[Any, Any, T]) -> T | None:
+    async def guarded(self, name: str, work: Coroutine[Any, Any, T]) -> T | None:
         """The wall of one piece of the pump's work: reported, and tried again by the next round."""
         try:
             return await work
@@ -419,7 +349,7 @@ class Pump:
             emit("storage_retry", work=name, error=type(error).__name__)
             return None
 
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -76,7 +76,7 @@ class CallsRuntime:
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self._live())
-        except BaseException as error:
+        except BaseException as error:  # the wall of the loop's thread: start() raises it, or it is reported
             self._failure = error
             if self._started.is_set():
                 emit("attempt_failed", error=type(error).__name__, where="runtime")

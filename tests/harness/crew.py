@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,10 +74,10 @@ class Crew:
             row = self.load(batch)
             return row.completed + row.failed >= count
 
-        eventually(ended, timeout_s, what=f"{count} lines end\n{self.logs()}")
+        self._wait(ended, timeout_s, f"{count} lines end")
 
     def wait_ended(self, batch: BatchRow, timeout_s: float = 60) -> BatchRow:
-        eventually(lambda: self.load(batch).status in ENDED, timeout_s, what=f"the batch ends\n{self.logs()}")
+        self._wait(lambda: self.load(batch).status in ENDED, timeout_s, "the batch ends")
         return self.load(batch)
 
     def lines(self, batch: BatchRow) -> dict[str, dict[str, Any]]:
@@ -91,6 +91,12 @@ class Crew:
         counts = Counter(line["custom_id"] for line in found)
         assert not [custom_id for custom_id, count in counts.items() if count > 1]
         return {line["custom_id"]: line for line in found}
+
+    def _wait(self, predicate: Callable[[], bool], timeout_s: float, what: str) -> None:
+        try:
+            eventually(predicate, timeout_s, what=what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.logs()}") from None
 
     def logs(self) -> str:
         return "\n".join(f"== {name}\n{child.text()[-1500:]}" for name, child in self.children.items())
