@@ -51,6 +51,7 @@ class LaneContext:
     clock: Clock
     schemas: SchemaCache
     output_ascii: bool = False
+    facts: tuple[str, ...] = ()  # of what serves: counted into the batch's report with every answer
 
     @property
     def reserve_price(self) -> TokenPrice | None:
@@ -166,7 +167,7 @@ class LineRun:
         self._out += len(calls)
         if not calls and not self._out:
             return self._finish(lane) if self._answering.is_doomed else _NOTHING
-        return Step(calls, learned=self._answering.learned)
+        return Step(calls, learned=self._answering.take_learned())
 
     def _after_failure(self, call: Call, failure: Failure, lane: LaneContext, facts: LaneFacts) -> Step:
         assert self._answering is not None
@@ -174,11 +175,12 @@ class LineRun:
         if self._answering.is_doomed:
             self._answering.drop(call)
             return self._go_on(lane)
+        now, ends_at = lane.clock.now(), self.held.ends_at
         decision = decide(
             failure,
             self._state,
-            now=lane.clock.now(),
-            deadline=claim.expires_at / 1000 if claim.expires_at else None,
+            now=now,
+            deadline=None if ends_at is None else now + ends_at - lane.clock.monotonic(),
             rng=lane.clock,
             lane=facts,
             can_hop=_can_hop(claim),
@@ -235,7 +237,7 @@ class LineRun:
                 identifier, item.custom_id, end.body, note,
                 request_id=note.get("request_id") or identifier, output_ascii=lane.output_ascii,
             )  # fmt: skip
-            row = self._row(True, output, None, end.facts)
+            row = self._row(True, output, None, (*end.facts, *lane.facts) if lane.facts else end.facts)
             row.usage = end.usage
         else:
             output = own_error_line(
@@ -244,7 +246,7 @@ class LineRun:
             row = self._row(False, output, end.code, (*end.facts, f"failed:{end.code}"))
         row.billed, row.cost_usd = end.billed, cost
         self.is_over = True
-        return Step(result=row, learned=answering.learned)
+        return Step(result=row, learned=answering.take_learned())
 
     def _fail_by(self, failure: Failure, code: str | None, lane: LaneContext) -> Step:
         """The line ends by a failed call: with the provider's own response, or with a code of ours."""
@@ -315,7 +317,6 @@ def _plan_options(claim: SliceClaim) -> PlanOptions:
         options.get("on_unsupported", "emulate"),
         options.get("schema_retries", SCHEMA_RETRIES),
         options.get("grow_max_tokens", False),
-        len(claim.route) == 1,
     )
 
 

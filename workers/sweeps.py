@@ -6,7 +6,7 @@ schedule.py and storage.sweeps. May not touch: slices under a live lease.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from batch.completions.output_line import own_error_line
@@ -17,6 +17,7 @@ from batch.operations.deliver_webhooks import deliver_webhooks
 from batch.operations.end_batches import end_due_batches, ring_waiting_finalizes, ring_waiting_ingests
 from batch.operations.retention import expire_files, purge_ended_batches, remove_deleted_bytes, sweep_orphan_blobs
 from batch.operations.world import World
+from batch.providers.catalog import Hop
 from batch.storage.lanes import get_lanes
 from batch.storage.rescues import (
     close_resolved,
@@ -29,7 +30,7 @@ from batch.storage.rescues import (
     wake_slices,
 )
 from batch.storage.results import record_group
-from batch.storage.watch import claimable_lanes, paused_lanes
+from batch.storage.watch import LanePause, claimable_lanes, paused_lanes, watch_pauses
 from batch.storage.workers import forget_dead_workers
 from batch.telemetry import emit
 
@@ -80,8 +81,19 @@ def _wake_slices(world: World, owner: str) -> str:
 
 def _hop_slices(world: World, owner: str) -> str:
     with world.db.read() as conn:
-        paused = paused_lanes(conn)
-    return f"moved {sum(_repeat(partial(hop_slices, world.db, lane_id)) for lane_id in paused)}"
+        pauses = watch_pauses(conn, paused_lanes(conn))
+        lanes = {lane.id: lane for lane in get_lanes(conn)} if pauses else {}
+
+    def may_move(route: Sequence[int], *, pause: LanePause) -> bool:
+        """A failure moves lines at once; a rate limit only where the route says after how long a wait."""
+        if not (pause.code or "").startswith("rate_"):
+            return True
+        hops = [Hop(lanes[lane_id].provider, lanes[lane_id].model) for lane_id in route]
+        wait_s = world.catalog.fallback_wait_s(hops)
+        return wait_s is not None and pause.left_s >= wait_s
+
+    moves = (partial(hop_slices, world.db, pause.lane_id, may_move=partial(may_move, pause=pause)) for pause in pauses)
+    return f"moved {sum(_repeat(move) for move in moves)}"
 
 
 def _answer_copies(world: World, owner: str) -> str:

@@ -17,7 +17,7 @@ from batch.completions.calls import Call, compose
 from batch.completions.cards import SchemaMode
 from batch.completions.choices import ChoiceState, Tally
 from batch.completions.judge import Ruling, Verdict, judge_choice
-from batch.completions.ladder import next_rung
+from batch.completions.ladder import NATIVE_RUNGS, next_rung
 from batch.completions.merge import CallRecord, merge_body, record_call
 from batch.completions.normalise import mend_choice, mend_usage, read_choices
 from batch.completions.notes import describe_line, describe_rejected, list_facts
@@ -110,8 +110,13 @@ class Answering:
 
     @property
     def learned(self) -> dict[str, str]:
-        """What answers showed about the provider, for its card: {"n": "ignored"}, {"json_schema": "ignored"}."""
+        """What answers showed about the provider, for its card: {"n": "ignored"}, {"json_schema": "native"}."""
         return self.tally.learned
+
+    def take_learned(self) -> dict[str, str]:
+        """`learned` since it was last taken."""
+        found, self.tally.learned = self.tally.learned, {}
+        return found
 
     def next_calls(self) -> list[Call]:
         """The calls to make now; each is handed out once. Empty while others are still open, or at the end."""
@@ -149,6 +154,8 @@ class Answering:
         ):
             if self.choices[index].kept is None and not self.is_doomed:
                 self._settle(index, choice, call)
+        if len(call.indices) > 1:
+            self.tally.learned.setdefault("n", "native")
 
     def drop(self, call: Call) -> None:
         """The executor gave this call up: its choices are asked for again, unless the line is doomed."""
@@ -279,6 +286,8 @@ class Answering:
         self.tally.refused |= verdict.refused
         self.tally.cut |= verdict.cut
         self.tally.extracted |= verdict.raw is not None
+        if call.rung in NATIVE_RUNGS and not verdict.refused:
+            self.tally.learned.setdefault("json_schema", "native")
 
     def _empty(self, state: ChoiceState, verdict: Verdict, call: Call) -> None:
         state.reject(verdict)

@@ -26,12 +26,11 @@ _COMPOSED = ("n", "seed", "response_format")  # calls.py writes these into each 
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """The batch's options that shape a plan. `pinned`: the line may not move to another provider."""
+    """The batch's options that shape a plan."""
 
     on_unsupported: Literal["emulate", "reject", "drop"] = "emulate"
     schema_retries: int = 2
     grow_max_tokens: bool = False
-    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

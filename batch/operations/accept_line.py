@@ -7,6 +7,7 @@ Serves ingest, where it must cost a few microseconds a line: what repeats is rem
 
 from __future__ import annotations
 
+from batch.completions.prefix import prefix_key
 from batch.completions.rules import check_body
 from batch.completions.schema import SchemaCache
 from batch.completions.tokens import estimate
@@ -77,6 +78,8 @@ class LineGate:
             return route._replace(custom_id=line.custom_id)
         if model != self.first_model and not self._admit(model):
             return _mismatched(model, line.custom_id)
+        if body.get("seed") is not None:
+            route = self._book.pin(route, body)
         refusal = self._book.judge(body, route) or (find_private_url(body) if route.may_fetch else None)
         if refusal is not None:
             return refusal._replace(custom_id=line.custom_id)
@@ -93,6 +96,7 @@ class LineGate:
             min(est_output, _MAX_INT4),
             route.number,
             None,
+            prefix_key(body) if route.by_prefix else None,
         )
 
     def _admit(self, model: str) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from batch.clock import SYSTEM_CLOCK
 from batch.completions.cards import Card
 from batch.completions.plan import PlanOptions, plan_line
 from batch.completions.rules import CHAT, check_body, misspelt_keys
@@ -25,6 +26,7 @@ from batch.files.local_file import read_blocks
 from batch.operations.provider_forecast import LaneForecast, time_needed
 from batch.operations.warn_window import Forecast
 from batch.providers.catalog import Catalog, Hop, Route
+from batch.providers.models import resolve_or_ask
 from batch.settings import Settings
 
 MAX_PROBLEMS = 1_000
@@ -263,7 +265,7 @@ class _Checker:
         if key not in self._routes:
             try:
                 providers = [own_provider] if own_provider else self._options.providers
-                self._routes[key] = self._catalog.resolve(model, providers=providers)
+                self._routes[key] = resolve_or_ask(self._catalog, model, SYSTEM_CLOCK, providers=providers)
             except UnknownModel as error:
                 self._routes[key] = error
         return self._routes[key]

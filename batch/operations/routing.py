@@ -23,6 +23,7 @@ from batch.domain.options import BatchOptions
 from batch.operations.private_urls import is_own
 from batch.operations.world import World
 from batch.providers.catalog import Hop, Route
+from batch.providers.models import resolve_or_ask
 from batch.storage.lanes import LaneRow, ensure_lane, get_lanes
 
 MAX_ROUTES = 1000  # per batch: a file with more distinct models than this is a mistake
@@ -39,7 +40,6 @@ class BookedRoute:
     lanes: list[int]
     hops: tuple[Hop, ...]
     cards: list[Card]
-    is_pinned: bool
     may_fetch: bool  # an own engine is among the hops, and private URLs are blocked
 
 
@@ -61,10 +61,8 @@ class RouteBook:
         self._allowed = allowed
         self._booked: dict[tuple[str, str | None], BookedRoute | LineProblem] = {}
         self._judged: dict[Any, LineProblem | None] = {}
-        self._plan_options = {
-            pinned: PlanOptions(options.on_unsupported, options.schema_retries, options.grow_max_tokens, pinned)
-            for pinned in (False, True)
-        }
+        self._plan_options = PlanOptions(options.on_unsupported, options.schema_retries, options.grow_max_tokens)
+        self._alone: dict[int, BookedRoute] = {}
 
     def book(self, model: str, override: dict[str, Any]) -> BookedRoute | LineProblem:
         """The route for a model, made when it is new; or why nobody serves it."""
@@ -84,7 +82,7 @@ class RouteBook:
 
     def judge(self, body: dict[str, Any], route: BookedRoute) -> LineProblem | None:
         """None when some provider of the route can serve the body, emulation included."""
-        key = (route.number, route.is_pinned, *self._shape(body))
+        key = (route.number, *self._shape(body))
         try:
             return self._judged[key]
         except KeyError:
@@ -92,6 +90,14 @@ class RouteBook:
                 self._judged.clear()
             verdict = self._judged[key] = self._plan(body, route)
             return verdict
+
+    def pin(self, route: BookedRoute, body: dict[str, Any]) -> BookedRoute:
+        """The first provider of the route that can serve the body, alone: who gives a seed wants the answer
+        to be the same again, and another provider's would not be."""
+        if len(route.lanes) == 1:
+            return route
+        alone = [self._only(route, place) for place in range(len(route.lanes))]
+        return next((one for one in alone if self.judge(body, one) is None), alone[0])
 
     def unpriced(self) -> list[str]:
         """`provider / model` of every hop whose price is unknown."""
@@ -112,14 +118,22 @@ class RouteBook:
     def _resolve(self, model: str, provider: str | None) -> BookedRoute | LineProblem:
         choice = [provider] if provider else self._options.providers
         try:
-            route = self._world.catalog.resolve(model, providers=choice, allowed=self._allowed)
+            route = resolve_or_ask(
+                self._world.catalog, model, self._world.clock, providers=choice, allowed=self._allowed
+            )
         except UnknownModel as error:
             message = f"The provided model '{model}' is not supported by the Batch API. ({error.message})"
             return LineProblem("model_not_found", message, "body.model")
-        return self._book(route, is_pinned=provider is not None)
+        return self._book(route)
 
-    def _book(self, route: Route, *, is_pinned: bool) -> BookedRoute:
-        hops = route.hops[:1] if is_pinned or route.fallback == "never" else route.hops
+    def _only(self, route: BookedRoute, place: int) -> BookedRoute:
+        lane = route.lanes[place]
+        if lane not in self._alone:
+            self._alone[lane] = self._number(route.hops[place : place + 1], [lane], route.cards[place : place + 1])
+        return self._alone[lane]
+
+    def _book(self, route: Route) -> BookedRoute:
+        hops = route.hops[:1] if route.fallback == "never" else route.hops
         providers = self._world.catalog.providers
 
         def ensure() -> list[LaneRow]:
@@ -134,18 +148,22 @@ class RouteBook:
 
         rows = self._world.db.retrying(ensure)
         lanes = [row.id for row in rows]
+        cards = [providers[hop.provider].card(hop.model, row.learned) for hop, row in zip(hops, rows, strict=True)]
+        return self._number(hops, lanes, cards)
+
+    def _number(self, hops: tuple[Hop, ...], lanes: list[int], cards: list[Card]) -> BookedRoute:
         if lanes not in self.routes:
             self.routes.append(lanes)
-        cards = [providers[hop.provider].card(hop.model, row.learned) for hop, row in zip(hops, rows, strict=True)]
+        providers = self._world.catalog.providers
         blocks = self._world.settings.block_private_urls
         may_fetch = blocks and any(is_own(providers[hop.provider]) for hop in hops)
-        return BookedRoute(self.routes.index(lanes), lanes, hops, cards, is_pinned, may_fetch)
+        return BookedRoute(self.routes.index(lanes), lanes, hops, cards, may_fetch)
 
     def _plan(self, body: dict[str, Any], route: BookedRoute) -> LineProblem | None:
         first: InvalidRequest | None = None
         for card in route.cards:
             try:
-                plan_line(body, card, self._plan_options[route.is_pinned], endpoint=self._endpoint)
+                plan_line(body, card, self._plan_options, endpoint=self._endpoint)
             except InvalidRequest as error:
                 first = first or error
             else:

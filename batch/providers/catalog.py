@@ -8,6 +8,7 @@ a model that nobody serves raises UnknownModel, which lists the candidates and t
 from __future__ import annotations
 
 import difflib
+import math
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 from batch.domain.errors import InvalidConfiguration, UnknownModel
 from batch.providers.presets import Preset, load_preset, preset_names
 from batch.providers.provider import Provider
-from batch.settings import ProviderConfig, RouteConfig, Settings, environment_value
+from batch.settings import ProviderConfig, RouteConfig, Settings, environment_value, parse_duration
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa: S104 - compared, never bound
 GENERIC_PRESET = "openai-compatible"
@@ -50,6 +51,7 @@ class Catalog:
     def __init__(self, providers: Mapping[str, Provider], routes: Sequence[RouteConfig] = ()) -> None:
         self.providers: dict[str, Provider] = dict(providers)
         self.routes = tuple(routes)
+        self.ask_again_at = -math.inf  # monotonic; providers/models.py
         self._resolved: dict[str, Route] = {}
 
     @classmethod
@@ -190,6 +192,13 @@ class Catalog:
             )
         return Route(tuple(hops), route.fallback)
 
+    def fallback_wait_s(self, hops: Sequence[Hop]) -> float | None:
+        """After how long a wait lines with these hops move on ("on_wait:30m"); None when only failures move them."""
+        for route in self.routes:
+            if route.fallback.startswith("on_wait:") and all(_is_hop_of(route, hop) for hop in hops):
+                return parse_duration(route.fallback.removeprefix("on_wait:"))
+        return None
+
     def secrets(self) -> list[str]:
         """Every configured key, read now, for scrubbing texts. Never log or keep the answer."""
         return [key for provider in self.providers.values() if (key := provider.api_key())]
@@ -264,6 +273,14 @@ class Catalog:
             return f"provider {name} is not configured; {_set_hint(name)}"
         configured = ", ".join(self.providers) or "none"
         return f"no provider called {name}{_nearest(name, self.providers)}; configured: {configured}"
+
+
+def _is_hop_of(route: RouteConfig, hop: Hop) -> bool:
+    for entry in route.providers:
+        name, _, own_model = entry.partition("/")
+        if name == hop.provider and (own_model == hop.model if own_model else fnmatchcase(hop.model, route.match)):
+            return True
+    return False
 
 
 def _preset_for(name: str, config: ProviderConfig) -> Preset:

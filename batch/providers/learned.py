@@ -1,12 +1,14 @@
 """What answers and probes taught about one lane's capabilities, as patches of lanes.learned.
 
 Owns: which finding may replace which: traffic demotes, and promotes only what was unlisted; a probe decides
-anew. Layout: {"support": {feature: value}, "card": {...}, "limits": {...}}.
+anew; and how many answers make a finding of what one only suggests.
+Layout: {"support": {feature: value}, "card": {...}, "limits": {...}}.
 May not touch: the database (storage.lanes saves the patch). Pure.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -14,6 +16,7 @@ from batch.completions.cards import Card, Support
 
 Source = Literal["traffic", "probe"]
 
+IGNORED_FROM = 3
 _DEMOTED = (Support.IGNORED, Support.REJECTED)
 
 
@@ -41,16 +44,23 @@ def may_replace(held: Support, found: Support, source: Source) -> bool:
     return source == "probe" or found in _DEMOTED or held is Support.UNLISTED
 
 
-def feature_of(param: str, body: Mapping[str, Any]) -> str:
-    """The capability row that a parameter stands for: response_format is judged by its type."""
-    root = param.removeprefix("body.").split(".")[0].split("[")[0]
-    wanted = body.get("response_format")
-    if root == "response_format" and isinstance(wanted, Mapping):
-        kind = wanted.get("type")
-        return kind if kind in ("json_schema", "json_object") else root
-    if root == "stream_options":
-        return "stream_usage"
-    return "seed" if root == "random_seed" else root
+class Evidence:
+    """What the answers of one lane suggest. A stray answer proves little: prose for a schema may be the model's
+    mood. So "ignored" counts from the third answer on that shows it, while more show it than do not; a refusal
+    by name counts at once."""
+
+    def __init__(self) -> None:
+        self._answers: Counter[tuple[str, str]] = Counter()
+
+    def weigh(self, findings: Mapping[str, str]) -> dict[str, str]:
+        """Count these findings of one answer; those that are settled by now."""
+        settled = {}
+        for feature, value in findings.items():
+            self._answers[feature, value] += 1
+            ignored = self._answers[feature, "ignored"]
+            if value != "ignored" or (ignored >= IGNORED_FROM and ignored > self._answers[feature, "native"]):
+                settled[feature] = value
+        return settled
 
 
 def renamed_max_tokens(support: Mapping[str, Support], field: str) -> str:

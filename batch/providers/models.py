@@ -12,12 +12,15 @@ from dataclasses import dataclass
 
 import httpx
 
+from batch.clock import Clock
+from batch.domain.errors import UnknownModel
 from batch.providers.adapter import join_url
-from batch.providers.catalog import Catalog
+from batch.providers.catalog import Catalog, Route
 from batch.providers.provider import Provider
 
 TIMEOUT_S = 3.0
 MAX_MODELS = 10_000
+ASK_EVERY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,27 @@ def refresh_models(catalog: Catalog, names: Sequence[str] | None = None) -> list
         if not listing.problem:
             catalog.set_listed(listing.provider, listing.models)
     return listings
+
+
+def resolve_or_ask(
+    catalog: Catalog,
+    model: str,
+    clock: Clock,
+    *,
+    providers: Sequence[str] | None = None,
+    allowed: Sequence[str] | None = None,
+) -> Route:
+    """catalog.resolve; where nobody is known to serve `model`, engines are asked for theirs, at most once a minute."""
+    try:
+        return catalog.resolve(model, providers=providers, allowed=allowed)
+    except UnknownModel:
+        now = clock.monotonic()
+        if providers or now < catalog.ask_again_at:
+            raise
+        catalog.ask_again_at = now + ASK_EVERY_S
+        if not any(listing.models for listing in refresh_models(catalog)):
+            raise
+    return catalog.resolve(model, allowed=allowed)
 
 
 def list_models(provider: Provider) -> Listing:

@@ -7,7 +7,7 @@ with a reserve, whose batch row is locked first.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,19 +86,23 @@ def wake_slices(db: Database, *, limit: int = 500) -> int:
     return len(ids)
 
 
-def hop_slices(db: Database, lane_id: int, *, limit: int = 100) -> int:
-    """Move ready slices of a paused lane to the next lane of their route that is not paused. Returns how many."""
+def hop_slices(
+    db: Database, lane_id: int, *, may_move: Callable[[Sequence[int]], bool] = lambda route: True, limit: int = 100
+) -> int:
+    """Move ready slices of a paused lane to the next lane of their route that is not paused, where `may_move`
+    says so of their route (lane ids). Returns how many."""
     tally = Tally()
     with db.write() as conn:
         paused = set(conn.execute(sa.select(lanes.c.id).where(lanes.c.paused_until > db_now())).scalars())
         if lane_id not in paused:
             return 0
+        ready = (slices.c.lane_id == lane_id) & (slices.c.state == "ready")
+        found = conn.execute(
+            sa.select(slices.c.id, slices.c.route).where(ready, slices.c.hop < _last_hop(conn), ~slices.c.solo)
+        )
+        ids = [row.id for row in found if may_move(row.route)][:limit]
         rows = conn.execute(
-            sa.select(slices)
-            .where(slices.c.lane_id == lane_id, slices.c.state == "ready")
-            .where(slices.c.hop < _last_hop(conn), ~slices.c.solo)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
+            sa.select(slices).where(slices.c.id.in_(ids), ready).with_for_update(skip_locked=True)
         ).fetchall()
         moved = [row for row in rows if _hop(conn, row, paused, tally)]
         tally.apply(conn)

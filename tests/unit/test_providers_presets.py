@@ -11,7 +11,7 @@ from batch.domain.errors import InvalidConfiguration
 from batch.domain.limits import Limits
 from batch.domain.outcome import Usage
 from batch.providers.catalog import Catalog
-from batch.providers.learned import feature_of, learn_support
+from batch.providers.learned import Evidence, learn_support
 from batch.providers.presets import load_preset, parse_preset, preset_names
 from batch.providers.prices import Price, cost
 from batch.providers.provider import Provider
@@ -105,11 +105,14 @@ def test_traffic_demotes_and_only_a_probe_lifts_a_demotion() -> None:
     assert learn_support({}, provider("mx4").card("m"), {"n": "native"}) == {"support": {"n": "native"}}
 
 
-def test_a_refused_response_format_is_about_its_type() -> None:
-    body = {"response_format": {"type": "json_schema"}}
-    assert feature_of("response_format.json_schema", body) == "json_schema"
-    assert feature_of("response_format", {"response_format": {"type": "json_object"}}) == "json_object"
-    assert (feature_of("body.stop", {}), feature_of("random_seed", {})) == ("stop", "seed")
+def test_one_stray_answer_demotes_nothing() -> None:
+    """A refusal by name counts at once; "ignored" from the third answer on, while most answers show it."""
+    evidence = Evidence()
+    assert evidence.weigh({"stop": "rejected"}) == {"stop": "rejected"}
+    assert [evidence.weigh({"n": "ignored"}) for _ in range(3)] == [{}, {}, {"n": "ignored"}]
+    for _ in range(4):
+        evidence.weigh({"json_schema": "native"})
+    assert [evidence.weigh({"json_schema": "ignored"}) for _ in range(4)] == [{}] * 4
 
 
 def rates(limits: Limits) -> dict[str, float]:
