@@ -65,6 +65,7 @@ class Adapter:
         self._headers: dict[str, str] = {}
         self._headers_until = -1.0
         self._key_problem = ""
+        self._own_key = ""  # the one that answers could repeat; "" when too short to be told from text
         self._urls: dict[tuple[str | None, str], str] = {}
         preset = provider.preset
         self._captured = tuple(name.removesuffix("*") for name in preset.capture_headers)
@@ -135,6 +136,7 @@ class Adapter:
         else:
             headers = {"content-type": "application/json", "accept": "application/json"}
             self._headers = headers | provider.auth_headers()
+            self._own_key = key if key and len(key) >= MIN_SECRET else ""
         self._headers_until = now + KEY_REREAD_S
 
     def _remember_url(self, base_url: str | None, path: str) -> str:
@@ -177,7 +179,7 @@ class Adapter:
             data=data,
             headers=captured,
             rate_headers=rates,
-            request_id=_request_id(response.headers),
+            request_id=self._request_id(response.headers),
             latency_s=latency_s,
             first_byte_s=response.first_byte_s,
             cost_usd=self._cost(response.headers, data),
@@ -189,9 +191,9 @@ class Adapter:
         allowed = self._captured
         for name, value in headers.items():
             if name.startswith(RATE_PREFIXES) or name == LOAD_HEADER:
-                rates[name] = value
+                rates[name] = self._without_key(value)
             elif allowed and name.startswith(allowed):
-                captured[name] = value
+                captured[name] = self._without_key(value)
         for name, other in self._aliases.items():
             if name in captured:
                 captured.setdefault(other, captured[name])
@@ -252,11 +254,19 @@ class Adapter:
 
     def _complete(self, failure: Failure, response: UpstreamResponse, body: bytes, latency_s: float) -> Failure:
         failure.headers, failure.rate_headers = self._pick_headers(response.headers)
-        failure.request_id = _request_id(response.headers)
+        failure.request_id = self._request_id(response.headers)
         failure.latency_s = latency_s
         if failure.kind is FailureKind.BUDGET:
             failure.scope = budget_scope(body)
         return failure
+
+    def _request_id(self, headers: Mapping[str, str]) -> str | None:
+        found = next((headers[name] for name in REQUEST_ID_HEADERS if name in headers), None)
+        return self._without_key(found) if found else None
+
+    def _without_key(self, value: str) -> str:
+        """One header's value; cheap enough for every answer, since a provider knows no key but its own."""
+        return value.replace(self._own_key, "[key]") if self._own_key and self._own_key in value else value
 
     def _scrub(self, text: bytes) -> bytes:
         for secret in self._secrets():
@@ -295,10 +305,6 @@ def budget_scope(body: bytes) -> str | None:
     if isinstance(tags, dict) and tags:
         return "tags:" + ",".join(f"{name}={tags[name]}" for name in sorted(tags))
     return None
-
-
-def _request_id(headers: Mapping[str, str]) -> str | None:
-    return next((headers[name] for name in REQUEST_ID_HEADERS if name in headers), None)
 
 
 def _describe(response: UpstreamResponse) -> str:
