@@ -43,6 +43,10 @@ class among(sa.sql.functions.FunctionElement[bool]):  # noqa: N801 - reads as SQ
         else:
             super().__init__(column, sa.bindparam(None, list(values), type_=_Integers(), unique=True))
 
+    def self_group(self, against: Any = None) -> among:
+        """A predicate already: SQLAlchemy would add "= 1" on SQLite, and the whole batch would be scanned."""
+        return self
+
 
 class _Integers(sa.types.TypeDecorator[Any]):
     """A list of integers as one parameter: an array on PostgreSQL, JSON text on SQLite."""

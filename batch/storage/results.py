@@ -166,11 +166,8 @@ def _drop_duplicates(
 
 
 _INSERT_SQLITE = "INSERT INTO results (batch_id, line, seq, custom_id, ok, code, output) VALUES (?, ?, ?, ?, ?, ?, ?)"
-_INSERT_POSTGRESQL = sa.text(
-    "INSERT INTO results (batch_id, line, seq, custom_id, ok, code, output) SELECT * FROM unnest("
-    "CAST(:batch_id AS BIGINT[]), CAST(:line AS BIGINT[]), CAST(:seq AS BIGINT[]), CAST(:custom_id AS TEXT[]), "
-    "CAST(:ok AS BOOLEAN[]), CAST(:code AS TEXT[]), CAST(:output AS TEXT[]))"
-)
+_COPY_POSTGRESQL = "COPY results (batch_id, line, seq, custom_id, ok, code, output) FROM STDIN (FORMAT BINARY)"
+_COPY_TYPES = ["int8", "int8", "int8", "text", "bool", "text", "text"]
 
 
 def _insert(conn: sa.Connection, last_seq: int, rows: list[LineResult]) -> None:
@@ -181,9 +178,11 @@ def _insert(conn: sa.Connection, last_seq: int, rows: list[LineResult]) -> None:
     if conn.dialect.name == "sqlite":
         conn.exec_driver_sql(_INSERT_SQLITE, values)
         return
-    names = ("batch_id", "line", "seq", "custom_id", "ok", "code", "output")  # one statement, seven arrays
-    columns = zip(*values, strict=True)
-    conn.execute(_INSERT_POSTGRESQL, {name: list(column) for name, column in zip(names, columns, strict=True)})
+    driver: Any = conn.connection.driver_connection
+    with driver.cursor() as cursor, cursor.copy(_COPY_POSTGRESQL) as copy:
+        copy.set_types(_COPY_TYPES)
+        for value in values:
+            copy.write_row(value)
 
 
 def _forget_progress(conn: sa.Connection, batch_id: int, rows: list[LineResult]) -> None:
