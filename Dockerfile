@@ -9,7 +9,8 @@ RUN python -m pip install --no-cache-dir --prefix=/install -c constraints.txt '.
 
 FROM python:3.12-slim
 LABEL org.opencontainers.image.title="Batchmill" org.opencontainers.image.licenses="Apache-2.0"
-RUN useradd --system --uid 10001 --create-home --home-dir /var/lib/batchmill batchmill
+RUN useradd --system --uid 10001 --create-home --home-dir /var/lib/batchmill batchmill \
+ && install -d -o batchmill -g batchmill /var/lib/batchmill/files
 COPY --from=build /install /usr/local
 USER batchmill
 WORKDIR /var/lib/batchmill
