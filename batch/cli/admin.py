@@ -38,6 +38,7 @@ keys = typer.Typer(
 )
 app.add_typer(keys, name="keys")
 
+Limit = Annotated[int | None, typer.Option(metavar="N", show_default=False)]
 Target = Annotated[str, typer.Argument(metavar="BATCH|PROVIDER", help="batch_…, NAME or NAME/MODEL.")]
 
 
@@ -100,6 +101,40 @@ def revoke(
     with _world(data_dir, config) as world:
         was_live = key_operations.revoke_key(world, key_id)
     note(f"{key_id} is revoked" if was_live else f"{key_id} was revoked already")
+
+
+@app.command("limits", epilog="Example: batchmill admin limits nightly --requests-per-minute 600 --providers xai,mx4")
+def limits(
+    project: Annotated[str, typer.Argument(metavar="PROJECT", help="Made if there is none of that name.")],
+    enqueued_requests: Limit = None,
+    enqueued_tokens: Limit = None,
+    storage_bytes: Limit = None,
+    requests_per_minute: Limit = None,
+    allowed: Annotated[
+        str | None, typer.Option("--providers", metavar="NAMES", help='Only these, by comma; "" lifts it.')
+    ] = None,
+    max_priority: Annotated[str | None, typer.Option("--max-priority", help="high, normal or low.")] = None,
+    as_json: options.Json = False,
+    data_dir: options.DataDir = None,
+    config: options.Config = None,
+) -> None:
+    """What a project may use; without options, what it may use now. 0 lifts a limit."""
+    given = {
+        "enqueued_requests": enqueued_requests, "enqueued_tokens": enqueued_tokens,
+        "storage_bytes": storage_bytes, "requests_per_minute": requests_per_minute,
+    }  # fmt: skip
+    names = None if allowed is None else [name.strip() for name in allowed.split(",") if name.strip()]
+    with _world(data_dir, config) as world:
+        changed = {name: value for name, value in given.items() if value is not None}
+        found = key_operations.set_project_limits(
+            world, project, limits=changed, allowed_providers=names, max_priority=max_priority
+        )
+    if as_json:
+        say_json(asdict(found))
+        return
+    numbers = [f"{found.limits[name]:,}" if name in found.limits else "no limit" for name in given]
+    rows = list(zip((name.replace("_", " ") for name in given), numbers, strict=True))
+    say_facts([*rows, ("providers", ", ".join(found.allowed_providers or ("all",))), ("priority", found.max_priority)])
 
 
 @app.command("migrate", epilog="Example: batchmill admin migrate")
