@@ -30,7 +30,7 @@ class BatchOptions(BaseModel):
     providers: list[str] | None = Field(default=None, min_length=1, max_length=32)  # fallback order: NAME or NAME/model
     defaults: dict[str, Any] = {}  # body keys merged where a line has none
     dedupe: bool = False
-    order: Literal["input", "prefix"] = "input"  # the order of sending; files are always in input order
+    order: Literal["input", "prefix"] | None = None  # of sending; None: prefix for engines. Files keep input order
     webhook_url: str | None = Field(default=None, max_length=2000, pattern=r"^https?://[^\s]+$")
     grow_max_tokens: bool = False
 

@@ -8,7 +8,7 @@ May not touch: how a line is judged (accept_line), SQL (storage.ingest). Third s
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from batch.completions.output_line import own_error_line
@@ -16,21 +16,23 @@ from batch.completions.schema import SchemaCache
 from batch.domain.custom_ids import SeenIds
 from batch.domain.errors import InvalidRequest, NotFound, TooLarge
 from batch.domain.ids import line_id
+from batch.domain.limits import Limits
 from batch.domain.line import LineProblem
 from batch.domain.options import BatchOptions
 from batch.files.jsonl import RawLine, inflate, iter_lines
 from batch.operations.accept_line import LineGate
 from batch.operations.end_batches import seal_batch_if_quiet
 from batch.operations.routing import RouteBook
-from batch.operations.slicing import RouteLines, cut_slices
+from batch.operations.slicing import RouteLines, cut_by_prefix, cut_slices, lines_per_slice
 from batch.operations.twins import Twins
 from batch.operations.weigh_batch import BatchWeight, refuse_batch, warn_batch
 from batch.operations.world import World
 from batch.storage import batches, files, ingest, jobs, projects, webhooks
 from batch.storage.batches import BatchRow
 from batch.storage.files import FileRow
-from batch.storage.ingest import Chunk, ErrorRow, RefusedRow, RequestRow, Start
+from batch.storage.ingest import Chunk, Cut, ErrorRow, RefusedRow, RequestRow, Start
 from batch.storage.jobs import Job
+from batch.storage.lanes import LaneRow
 from batch.storage.projects import Project
 
 CHUNK_ROWS = 2000
@@ -274,7 +276,7 @@ class _Ingest:
             est_output=self._weight.output_tokens,
             model=gate.model,
             warnings=warn_batch(self._world, self._batch, self._groups, self._book.routes, lanes, limits),
-            cuts=cut_slices(self._groups, self._book.routes, limits),
+            cuts=self._cut(lanes, limits),
         )
 
         def write() -> str | None:
@@ -292,6 +294,18 @@ class _Ingest:
         if self._batch.expires_at is not None and self._batch.expires_at <= self._world.clock.now() * 1000:
             seal_batch_if_quiet(self._world, self._batch.id)  # the window passed while it was read
         return "started"
+
+    def _cut(self, lanes: Mapping[int, LaneRow], limits: Mapping[int, Limits]) -> list[Cut]:
+        routes = self._book.routes
+        sorted_ones = [n for n in self._groups if self._book.goes_by_prefix(lanes[routes[n][0]].provider)]
+        cuts = cut_slices({n: self._groups[n] for n in self._groups if n not in sorted_ones}, routes, limits)
+        for number in sorted_ones:
+            group, route = self._groups[number], routes[number]
+            size = lines_per_slice(group, limits.get(route[0], Limits()))
+            with self._world.db.read() as conn:
+                rows = ingest.lines_by_prefix(conn, self._batch.id, number)
+                cuts += cut_by_prefix(rows, len(group.lines), route, size)
+        return cuts
 
     def _duplicates(self) -> list[ErrorRow]:
         """Equal hashes are candidates; the texts decide."""

@@ -41,6 +41,7 @@ class BookedRoute:
     hops: tuple[Hop, ...]
     cards: list[Card]
     may_fetch: bool  # an own engine is among the hops, and private URLs are blocked
+    by_prefix: bool  # sent in the order of common beginnings
 
 
 class RouteBook:
@@ -109,6 +110,12 @@ class RouteBook:
         }
         return list(found)
 
+    def goes_by_prefix(self, provider: str) -> bool:
+        """Whether lines that go to this provider first are sent in the order of common beginnings."""
+        known = self._world.catalog.providers.get(provider)
+        is_engine = known is not None and known.engine is not None
+        return self._options.order == "prefix" or (self._options.order is None and is_engine)
+
     def lanes(self) -> dict[int, LaneRow]:
         """All lanes of all routes, by id."""
         ids = {lane_id for route in self.routes for lane_id in route}
@@ -157,7 +164,8 @@ class RouteBook:
         providers = self._world.catalog.providers
         blocks = self._world.settings.block_private_urls
         may_fetch = blocks and any(is_own(providers[hop.provider]) for hop in hops)
-        return BookedRoute(self.routes.index(lanes), lanes, hops, cards, may_fetch)
+        by_prefix = self.goes_by_prefix(hops[0].provider)
+        return BookedRoute(self.routes.index(lanes), lanes, hops, cards, may_fetch, by_prefix)
 
     def _plan(self, body: dict[str, Any], route: BookedRoute) -> LineProblem | None:
         first: InvalidRequest | None = None

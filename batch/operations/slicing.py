@@ -1,19 +1,25 @@
 """Cutting a batch's lines into slices: how many lines one holds, and in which order they are sent.
 
-Owns: `order_lines`, the seam where the order is chosen, and the size of a slice (at most 500 lines and
-20 s of its lane's known rate). Results are in input order whatever is chosen here.
+Owns: the two orders (as the input stands, or by common prefix) and the size of a slice (at most 500 lines
+and 20 s of its lane's known rate). Results are in input order whatever is chosen here.
 May not touch: storage; storage.ingest writes what is cut here. Serves ingest.
 """
 
 from __future__ import annotations
 
+import itertools
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from batch.domain.limits import Limits
 from batch.settings import SLICE_MAX_LINES, SLICE_SECONDS
 from batch.storage.ingest import Cut
+
+TAIL_SLICES = 16  # no slice holds more than this part of what is left, …
+TAIL_LINES = 8    # … down to so many lines
+
+PrefixedLine = tuple[int, int, int, int]  # line, prefix (0: none), estimated tokens in, out
 
 
 @dataclass(slots=True)
@@ -35,25 +41,89 @@ class RouteLines:
 def cut_slices(
     groups: Mapping[int, RouteLines], routes: Sequence[Sequence[int]], limits: Mapping[int, Limits]
 ) -> list[Cut]:
-    """Slices of all routes, ordered by their first line; `limits` are by lane id."""
+    """Slices in input order, of all routes, ordered by their first line; `limits` are by lane id."""
     cuts = []
     for number, group in groups.items():
         route = list(routes[number])
         size = lines_per_slice(group, limits.get(route[0], Limits()))
-        for ordered in order_lines(group):
-            for start in range(0, len(ordered.lines), size):
-                lines = ordered.lines[start : start + size]
-                cuts.append(Cut(lines, route, sum(ordered.tokens[start : start + size]), None))
+        for start in range(0, len(group.lines), size):
+            lines = group.lines[start : start + size]
+            cuts.append(Cut(lines, route, sum(group.tokens[start : start + size]), None))
     cuts.sort(key=lambda cut: cut.lines[0])
     return cuts
 
 
-def order_lines(group: RouteLines) -> Iterator[RouteLines]:
-    """Runs of lines that should follow each other within slices. Input order: one run.
+def cut_by_prefix(rows: Iterable[PrefixedLine], total: int, route: Sequence[int], size: int) -> list[Cut]:
+    """Slices of one route whose `rows` come by prefix, long answers first within it.
 
-    An order by common prompt prefix yields one run per prefix, so that no slice mixes two.
+    Small groups share a slice, none is torn but by the size. A slice is labelled with its prefix when the
+    group fits into one: larger ones are cached everywhere soon. Lines that share nothing come last, long
+    answers first; and the slices shrink towards the end, so that it is spread.
     """
-    yield group
+    cutter, singles = _Cutter(total, list(route), size), _Singles()
+    before: PrefixedLine | None = None
+    follows = False
+    for row in itertools.chain(rows, [None]):
+        is_same = before is not None and row is not None and before[1] == row[1] != 0
+        if before is not None:
+            if follows or is_same:
+                cutter.add(before, begins=not follows)
+            else:
+                singles.add(before)
+        before, follows = row, is_same
+    cutter.flush()
+    for single in singles:
+        cutter.add(single, begins=False)
+    cutter.flush()
+    return cutter.cuts
+
+
+class _Cutter:
+    """Gathers lines into cuts; `total` lines are expected."""
+
+    def __init__(self, total: int, route: list[int], size: int) -> None:
+        self.cuts: list[Cut] = []
+        self._left = total
+        self._route = route
+        self._size = size
+        self._lines = array("I")
+        self._tokens = 0
+        self._label: str | None = None
+        self._is_torn = False  # the group under way began in an earlier slice
+
+    def add(self, row: PrefixedLine, *, begins: bool) -> None:
+        room = max(min(TAIL_LINES, self._size), min(self._size, self._left // TAIL_SLICES))
+        if len(self._lines) >= (room // 2 if begins else room):
+            self._is_torn = not begins
+            self.flush()
+        elif begins:
+            self._is_torn = False
+        if not self._lines:
+            self._label = f"{row[1]:x}" if row[1] else None
+        self._lines.append(row[0])
+        self._tokens += row[2] + row[3]
+
+    def flush(self) -> None:
+        if self._lines:
+            label = None if self._is_torn else self._label
+            self.cuts.append(Cut(self._lines, self._route, self._tokens, label))
+            self._left -= len(self._lines)
+        self._lines, self._tokens = array("I"), 0
+
+
+class _Singles:
+    """Lines without a group, by the power of two of their answers' length: enough for the longest first."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[int, RouteLines] = {}
+
+    def add(self, row: PrefixedLine) -> None:
+        self._buckets.setdefault(row[3].bit_length(), RouteLines()).add(row[0], row[2] + row[3])
+
+    def __iter__(self) -> Iterator[PrefixedLine]:
+        for _, bucket in sorted(self._buckets.items(), reverse=True):
+            for line, tokens in zip(bucket.lines, bucket.tokens, strict=True):
+                yield line, 0, tokens, 0
 
 
 def lines_per_slice(group: RouteLines, limits: Limits) -> int:

@@ -34,6 +34,7 @@ class RequestRow(NamedTuple):
     est_output: int
     route: int
     copy_of: int | None
+    prefix: int | None = None
 
 
 class RefusedRow(NamedTuple):
@@ -102,7 +103,7 @@ class Start:
 _COLUMNS = ", ".join(RequestRow._fields)
 _INSERT_SQLITE = f"INSERT INTO requests ({_COLUMNS}) VALUES ({', '.join('?' * len(RequestRow._fields))})"  # noqa: S608
 _COPY_POSTGRESQL = f"COPY requests ({_COLUMNS}) FROM STDIN (FORMAT BINARY)"
-_COPY_TYPES = ["int8", "int8", "text", "text", "int8", "int8", "int4", "int4", "int2", "int8"]
+_COPY_TYPES = ["int8", "int8", "text", "text", "int8", "int8", "int4", "int4", "int2", "int8", "int8"]
 
 
 def store_chunk_if_held(
@@ -145,6 +146,19 @@ def stored_lines(conn: sa.Connection, batch_id: int) -> Iterator[StoredLine]:
         for row in page:
             yield StoredLine._make(row)
         last = page[-1].line
+
+
+def lines_by_prefix(conn: sa.Connection, batch_id: int, route: int) -> Iterator[tuple[int, int, int, int]]:
+    """(line, prefix, estimated tokens in, out) of a route's lines that are sent; like beginnings stand together,
+    long answers first. The database sorts, on its own disk where it must."""
+    columns = (requests.c.line, requests.c.prefix, requests.c.est_input, requests.c.est_output)
+    found = conn.execution_options(yield_per=5000).execute(
+        sa.select(*columns)
+        .where(requests.c.batch_id == batch_id, requests.c.route == route, requests.c.copy_of.is_(None))
+        .order_by(requests.c.prefix, requests.c.est_output.desc(), requests.c.line)
+    )
+    for row in found:
+        yield row[0], row[1] or 0, row[2], row[3]
 
 
 def refused_ids(conn: sa.Connection, batch_id: int) -> list[tuple[int, str]]:

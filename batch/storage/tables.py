@@ -229,6 +229,7 @@ requests = sa.Table(
     sa.Column("est_output", sa.Integer, nullable=False),
     sa.Column("route", sa.SmallInteger, nullable=False, server_default="0"),  # index into batches.routes
     sa.Column("copy_of", sa.BigInteger),  # options.dedupe: the line whose answer this one takes; in no slice
+    sa.Column("prefix", sa.BigInteger),  # what its prompt begins with; null where the input's order is kept
     sa.CheckConstraint("(body IS NULL) = (blob_offset IS NOT NULL)", name="body_somewhere"),
     sqlite_with_rowid=False,
     postgresql_with={"toast_tuple_target": "8160"},  # bodies up to 8 kB stay in the row, uncompressed
