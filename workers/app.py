@@ -13,6 +13,7 @@ from celery import Celery, signals
 from kombu.entity import Queue
 
 from batch.operations.bells import BELL_EXPIRES_S, CALLS_QUEUE, JOBS_QUEUE, celery_broker_url
+from batch.providers.catalog import Catalog
 from batch.settings import Settings, load_settings
 from batch.telemetry import configure_logs, serve_metrics
 from workers import process
@@ -21,7 +22,7 @@ from workers.steps import WorkerStep
 
 settings: Settings = load_settings()
 process.configure(settings)
-_QUEUES = {CALLS_QUEUE, JOBS_QUEUE} | {p.queue for p in settings.providers.values() if p.queue}
+_QUEUES = {CALLS_QUEUE, JOBS_QUEUE} | {p.queue for p in Catalog.from_settings(settings).providers.values()}
 
 app = Celery("batchmill", include=["workers.tasks"])
 app.conf.update(

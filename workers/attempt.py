@@ -44,7 +44,7 @@ class Attempt:
         self._parts = parts
         self._lane = lane
         self._clock = parts.context.clock
-        self._estimates = Estimates(lane.learned)
+        self.estimates = Estimates(lane.learned)
         self._ended: dict[str, Callable[..., None]] = {}
         self._labels = {"provider": parts.context.provider.name, "model": parts.context.model}
         self._waited = bind("pace_waited", **self._labels)
@@ -59,7 +59,7 @@ class Attempt:
         view = self._parts.view
         tokens = output = 0
         if view.limits.counts_tokens:
-            tokens, output = self._estimates.charge(
+            tokens, output = self.estimates.charge(
                 view.limits, line.held.claim.batch_id, line.item.est_input, int(line.item.est_output * call.share),
                 call.body, len(call.indices),
             )  # fmt: skip
@@ -151,9 +151,9 @@ class Attempt:
     def _learn_tokens(self, line: LineRun, call: Call, usage: Usage, now: float) -> None:
         """Returned usage corrects the next estimates of the lane and of this batch."""
         item = line.item
-        self._estimates.observe(
+        self.estimates.observe(
             line.held.claim.batch_id, item.est_input, int(item.est_output * call.share), usage
         )
-        patch = self._estimates.due(now)
+        patch = self.estimates.due(now)
         if patch is not None:
             self._parts.news.note_estimates(self._lane, patch)

@@ -38,6 +38,12 @@ class Breakers:
         # a 4xx, too, shows that somebody is at home
         return "closed" if circuit.succeed(now) else None
 
+    def hurry(self, lane_id: int) -> None:
+        """The provider is known to be back: the next call is the probe, now."""
+        circuit = self._circuits.get(lane_id)
+        if circuit is not None:
+            circuit.try_at = self._clock.monotonic()
+
     def abandon(self, lane_id: int) -> None:
         """A call that was admitted was not sent: if it was the probe, another line may be."""
         circuit = self._circuits.get(lane_id)

@@ -20,6 +20,7 @@ SHORT_S, LONG_S = 2.0, 60.0  # time constants of the two latencies
 TYPICAL_TOKENS = 20.0   # the part of a latency that does not depend on the answer's length, in tokens
 GAUGE_FRESH_S = 10.0
 QUEUE_LOW, QUEUE_HIGH = 0.05, 0.25  # of running: what an engine should have waiting
+CACHE_FULL = 0.95
 
 
 @dataclass(slots=True)
@@ -95,12 +96,20 @@ class Window:
         """A failure that says nothing about load: a refused line, a broken connection, a cancelled call."""
         self._end(started, passed=None)
 
-    def on_gauge(self, now: float, *, running: float, waiting: float, cache_used: float | None = None) -> None:
-        """An engine's own queue, 1–2 times a second: keep a little waiting there, and no more."""
+    def on_gauge(
+        self, now: float, *, running: float, waiting: float, cache_used: float | None = None, is_pressed: bool = False
+    ) -> None:
+        """An engine's own queue, 1–2 times a second: keep a little waiting there, and no more.
+
+        `is_pressed`: it had to throw work out since the last reading. That, or a full cache, ends the growth
+        and takes a step back.
+        """
         self._gauge_at = now
         busy = max(1.0, running)
-        if waiting > QUEUE_HIGH * busy or (cache_used is not None and cache_used > 0.95 and waiting > 0):
+        if waiting > QUEUE_HIGH * busy:
             self._size = max(1.0, min(self._size, max(1.0, self.in_flight - (waiting - QUEUE_LOW * busy) / 2)))
+        elif is_pressed or (cache_used is not None and cache_used > CACHE_FULL):
+            self._size = max(1.0, min(self._size, 0.95 * max(busy, self.in_flight)))
         elif waiting < QUEUE_LOW * busy and self.in_flight * 2 >= self._size:
             self._size = min(self._maximum, self._size + max(1.0, 0.25 * self._size))
 

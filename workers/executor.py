@@ -67,7 +67,7 @@ class Step:
     result: LineResult | None = None
     release: Release | None = None
     pause: Decision | None = None
-    scope: str | None = None  # a budget's scope that is refused for now
+    scope: tuple[str, float] | None = None  # a budget's scope that is refused, and until when (Unix seconds)
     spends: bool = False  # the retry counts against the provider's retry budget
     learned: Mapping[str, str] = field(default_factory=dict)
 
@@ -135,6 +135,16 @@ class LineRun:
     def let_go(self, *, wait_s: float = 0.0) -> Step:
         """The line goes back to the database unspent: now, or when its calls in flight have landed."""
         return self._leave(Release(self.item.line, wait_s=max(wait_s, self.item.wait_s)))
+
+    @property
+    def can_hop(self) -> bool:
+        """True when the route has another provider after this one."""
+        return _can_hop(self.held.claim)
+
+    def hop(self) -> Step:
+        """The line goes to the route's next provider unspent: this one is known to be down."""
+        self._state = self._state.after_hop()
+        return self._leave(Release(self.item.line, to_next_lane=True))
 
     def let_go_now(self) -> Step:
         """As let_go, without waiting for calls in flight: their answers will be lost."""
@@ -210,7 +220,8 @@ class LineRun:
         wait_s = max(0.0, (decision.not_before or 0.0) - lane.clock.now())
         if decision.action in _PAUSES:  # the lane waits, not the line: it goes on as soon as the pause is lifted
             return replace(self._leave(Release(line)), pause=decision)
-        return replace(self._leave(Release(line, wait_s=wait_s)), spends=decision.spends, scope=decision.scope)
+        scope = (decision.scope, decision.until or 0.0) if decision.scope is not None else None
+        return replace(self._leave(Release(line, wait_s=wait_s)), spends=decision.spends, scope=scope)
 
     def _leave(self, release: Release) -> Step:
         """The line's part here is over once no call of it is in flight; what it has kept goes with it."""

@@ -7,6 +7,7 @@ that has none. May not touch: claims; nobody decides who holds a slice by heartb
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from batch.operations.world import World
@@ -33,10 +34,10 @@ class Heartbeat:
         """Calls processes that were alive at the last beat, this one included."""
         return self._live
 
-    async def run(self, pump: Pump) -> None:
+    async def run(self, pump: Pump, engines: Callable[[], dict[str, Any]]) -> None:
         while True:
             try:
-                await self._beat(pump)
+                await self._beat(pump, engines())
             except asyncio.CancelledError:
                 raise
             except Exception as error:  # the wall of one beat: the next comes in seconds
@@ -53,8 +54,8 @@ class Heartbeat:
         except Exception as error:  # the wall of the last write: the row would be swept
             emit("storage_retry", work="forget_worker", error=type(error).__name__)
 
-    async def _beat(self, pump: Pump) -> None:
-        facts = self._facts(pump)
+    async def _beat(self, pump: Pump, engines: dict[str, Any]) -> None:
+        facts = {**self._facts(pump), "engines": engines}
         counters = {
             lane.id: found
             for lane in pump.lanes.values()
@@ -87,13 +88,14 @@ class Heartbeat:
                 "unsent": lane.queue.unsent,
                 "rate": round(lane.rate, 2),
             }
+            input_error, output_error = lane.estimate_errors
             emit("lane_load", provider=view.provider, model=view.model, in_flight=lane.in_flight,
-                 window=lane.parts.window.size)  # fmt: skip
+                 window=lane.parts.window.size, input_error=input_error, output_error=output_error)  # fmt: skip
             lane.tally.tell(view.provider, view.model)
-            if lanes[str(lane.id)]["use"] is not None:
-                emit("limit_used", provider=view.provider, model=view.model, ratio=lanes[str(lane.id)]["use"])
+            emit("limit_used", provider=view.provider, model=view.model, ratio=lanes[str(lane.id)]["aim"])
         hungry = [lane.id for lane in pump.lanes.values() if lane.is_dry and lane.queue.unsent == 0]
-        return {"lanes": lanes, "hungry": [] if pump.is_stopping else hungry}
+        unserved = sorted(pump.unserved - set(pump.lanes))
+        return {"lanes": lanes, "hungry": [] if pump.is_stopping else hungry, "unserved": unserved}
 
 
 def _share_tail(pump: Pump, lane: Lane) -> None:

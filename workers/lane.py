@@ -12,7 +12,9 @@ from collections import deque
 
 from batch.completions.calls import Call
 from batch.domain.outcome import Outcome
-from batch.domain.retry import LaneFacts
+from batch.domain.progress import LineState
+from batch.domain.retry import Action, Decision, LaneFacts
+from batch.providers.adapter import budget_scope
 from batch.settings import GIVE_BACK_ABOVE_S
 from batch.storage.claims import OpenLine
 from batch.storage.lanes import LaneRow
@@ -22,7 +24,7 @@ from workers.executor import LineRun, Step
 from workers.lane_parts import LaneParts
 from workers.leases import HeldSlice
 from workers.line_queue import LineQueue
-from workers.pacer import LanePaused
+from workers.pacer import USED_UP, LanePaused
 from workers.tally import Tally
 
 BIG_BODY_BYTES = 1_000_000  # parsed off the loop
@@ -94,6 +96,10 @@ class Lane:
             self._clock.monotonic(), running=running, waiting=waiting, cache_used=cache_used, is_pressed=is_pressed
         )
         self.fill()
+
+    @property
+    def estimate_errors(self) -> tuple[float | None, float | None]:
+        return self._attempt.estimates.errors
 
     @property
     def in_flight(self) -> int:
@@ -238,6 +244,8 @@ class Lane:
                 raw = await asyncio.to_thread(self.parts.read_body, line.held, item)
             else:
                 raw, item.body = item.body, None  # the answering keeps what it needs
+            if self.refused_scopes and (hold_s := self._scope_hold_s(raw)) > 0:
+                return self.apply(line, line.let_go(wait_s=hold_s))
             if len(raw) > BIG_BODY_BYTES:
                 step = await asyncio.to_thread(line.begin, self.context, raw)
             else:
@@ -250,6 +258,10 @@ class Lane:
         task = asyncio.current_task()
         assert task is not None
         wait_s = self.parts.breakers.admit(self.id)
+        if wait_s > 0 and line.can_hop:
+            line.take_back(call)
+            self.apply(line, line.hop())
+            return
         if wait_s > 0:
             self._urgent.appendleft((line, call))
             self._admit_at = self._clock.monotonic() + wait_s
@@ -261,6 +273,9 @@ class Lane:
         except LanePaused as pause:
             self.parts.breakers.abandon(self.id)
             self._urgent.appendleft((line, call))
+            if pause.code == USED_UP:  # nobody wrote it down yet
+                self.parts.news.pause(self, Decision(Action.PAUSE_LANE, LineState(), pause.reason,
+                                                     until=pause.until, code=pause.code))  # fmt: skip
             self.block(pause.until)
             return
         except asyncio.CancelledError:
@@ -304,6 +319,11 @@ class Lane:
             line.take_back(call)
             self.apply(line, line.let_go())
 
+    def _scope_hold_s(self, raw_body: bytes) -> float:
+        """How long the budget that this line draws on is known to be used up; 0.0: it may go."""
+        until = self.refused_scopes.get(budget_scope(raw_body) or "", 0.0)
+        return max(0.0, until - self._clock.now())
+
     def facts(self) -> LaneFacts:
         scopes: frozenset[str] = frozenset()
         if self.refused_scopes:
@@ -319,13 +339,13 @@ class Lane:
             self.parts.news.note_learned(self, dict(step.learned))
         if step.pause is not None:
             self.parts.news.pause(self, step.pause)
+        if step.scope is not None:
+            self.refused_scopes[step.scope[0]] = step.scope[1]
         if step.result is not None:
             self.finished += 1
             self.tally.add(step.result)
             self._finish(line, step)
         elif step.release is not None:
-            if step.scope is not None:
-                self.refused_scopes[step.scope] = self._clock.now() + step.release.wait_s
             self.queue.note_end(line.held.claim.batch_id)
             self._release(line.held, step.release)
         elif step.calls:
@@ -356,7 +376,7 @@ class Lane:
 
     def _wait(self, line: LineRun, step: Step) -> None:
         """A retry's time: here without a runner and without a permit, or in the database when too many wait."""
-        delay_s = max(step.delay_s, self.parts.breakers.retry_wait(self.context.provider.name) if step.spends else 0.0)
+        delay_s = step.delay_s
         too_many = len(self._waiting) >= WAITING_PER_WINDOW * max(8, self.parts.window.size)
         if delay_s > GIVE_BACK_ABOVE_S or (too_many and delay_s > 1.0):
             for call in step.calls:
@@ -364,14 +384,15 @@ class Lane:
             self.apply(line, line.let_go(wait_s=delay_s))
             return
         for call in step.calls:
-            if delay_s <= 0:
-                self._urgent.append((line, call))
-                self._loop.call_soon(self.fill)
-            else:
-                timer = self._loop.call_later(delay_s, self._retry, line, call)
-                self._waiting[line, id(call)] = (call, timer)
+            timer = self._loop.call_later(delay_s, self._retry, line, call, step.spends)
+            self._waiting[line, id(call)] = (call, timer)
 
-    def _retry(self, line: LineRun, call: Call) -> None:
+    def _retry(self, line: LineRun, call: Call, spends: bool) -> None:
+        wait_s = self.parts.breakers.retry_wait(self.context.provider.name) if spends else 0.0
+        if wait_s > 0:  # the provider's retry budget is used up: ask again, not all at once
+            timer = self._loop.call_later(wait_s + self._clock.uniform(0.0, 1.0), self._retry, line, call, True)
+            self._waiting[line, id(call)] = (call, timer)
+            return
         self._waiting.pop((line, id(call)), None)
         self._urgent.append((line, call))
         self.fill()

@@ -7,6 +7,8 @@ May not touch: the database; the pump saves what is learned.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 from batch.completions.schema import SchemaCache
@@ -19,6 +21,7 @@ from batch.storage.claims import OpenLine
 from batch.storage.lanes import LaneRow
 from workers.breaker import Breakers
 from workers.concurrency import Window
+from workers.engine_process import ManagedEngine
 from workers.engines import Engine
 from workers.executor import LaneContext
 from workers.lane import Lane
@@ -43,6 +46,7 @@ class LaneMaker:
         self._evidence: dict[int, Evidence] = {}
         self.load = Load(world.settings.max_in_flight)
         self.engines: dict[str, Engine] = {}
+        self._managed: list[ManagedEngine] = []
 
     def make(self, row: LaneRow, hooks: Hooks, news: News) -> Lane | None:
         """None when this process does not know the lane's provider."""
@@ -76,6 +80,24 @@ class LaneMaker:
             self.engines[name] = engine
         return self.engines.get(name)
 
+    def run_engines(self, queues: Collection[str], failed: Callable[[str, str], None]) -> None:
+        """Start the managed engines that these queues' workers serve; `failed` hears (provider, why not)."""
+        world = self._world
+        for name, provider in world.catalog.providers.items():
+            engine = self.engine(name) if provider.launch and provider.queue in queues else None
+            if provider.launch and engine:
+                managed = ManagedEngine(
+                    engine, provider.launch, world.settings.resolved_data_dir, world.clock, partial(failed, name)
+                )
+                managed.start()
+                self._managed.append(managed)
+
+    def engine_facts(self) -> dict[str, Any]:
+        """For `workers.facts`: {provider: {command, replicas: [the load view's rows]}}."""
+        return {
+            name: {"command": engine.started_by, "replicas": engine.facts()} for name, engine in self.engines.items()
+        }
+
     def learn_support(self, lane: Lane, support: dict[str, str]) -> dict[str, Any] | None:
         """Take over what answers showed; the patch for lanes.learned when it is new."""
         settled = self._evidence.setdefault(lane.id, Evidence()).weigh(support)
@@ -96,6 +118,8 @@ class LaneMaker:
         return {"limits": lane.learned["limits"]}
 
     async def close(self) -> None:
+        for managed in self._managed:
+            await managed.stop()
         for engine in self.engines.values():
             await engine.close()
         for adapter in self._adapters.values():

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
+from batch.domain.progress import LineState
 from batch.domain.retry import Action, Decision
 from batch.operations.world import World
+from batch.settings import PROBE_EVERY_S
 from batch.storage import lanes as lane_rows
 from batch.telemetry import emit
 from workers.lane import Lane
@@ -62,6 +64,14 @@ class LaneNews:
         await self._background.in_thread(write)
         emit("lane_paused", provider=view.provider, model=view.model, code=code, seconds=round(seconds, 1))
         await lane.parts.pacer.pause(view, until, code, decision.reason, whole_key=whole_key)
+
+    def engine_failed(self, provider: str, reason: str) -> None:
+        """A managed engine does not start: its lanes stand for a minute, and say why."""
+        until = self._world.clock.now() + PROBE_EVERY_S
+        for lane in self._background.lanes.values():
+            if lane.parts.view.provider == provider:
+                decision = Decision(Action.PAUSE_LANE, LineState(), reason, until=until, code="engine_down")
+                self.pause(lane, decision)
 
     def note_first_success(self, lane: Lane) -> None:
         was_paused, lane.on_probation = lane.on_probation, False

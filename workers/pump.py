@@ -47,6 +47,7 @@ class Pump:
 
     def __init__(self, world: World, owner: str, queues: list[str], maker: LaneMaker, recorder: Recorder) -> None:
         self.lanes: dict[int, Lane] = {}
+        self.unserved: set[int] = set()  # lanes whose provider or key this process does not know
         self.leases = Leases(world.db, owner, world.clock)
         self.is_stopping = False
         self._world = world
@@ -60,7 +61,7 @@ class Pump:
         self._wanted: set[int] = set()
         self._wake = asyncio.Event()
         self._returning: set[HeldSlice] = set()
-        self._news = LaneNews(world, maker, self)
+        self.news = LaneNews(world, maker, self)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # life
@@ -147,7 +148,7 @@ class Pump:
         lane = self.lanes.get(lane_id) or await self._open_lane(lane_id)
         if lane is None or self.is_stopping:
             return
-        if lane.blocked_until > self._clock.now() or not self._recorder.has_room:
+        if lane.blocked_until > self._clock.now() or not self._recorder.has_room or not lane.limit:
             return
         want = self._lines_wanted(lane)
         held_batches = self.leases.batch_ids(lane_id)
@@ -168,8 +169,8 @@ class Pump:
         lane.is_dry = not taken and (want > 0 or lane.is_dry)
         for one, items in taken:
             self._take(lane, one, items, started)
-        if taken and self._lines_wanted(lane) > 0:
-            self._want(lane_id)
+        if taken and self._lines_wanted(lane) > 0 and not lane.facts().is_down:
+            self._want(lane_id)  # while it is down, lines that may go elsewhere are taken a round at a time
 
     def _take(self, lane: Lane, claim: SliceClaim, items: list[OpenLine], started: float) -> None:
         share = claim.reserved_usd / len(items) if items else 0.0
@@ -198,8 +199,10 @@ class Pump:
 
     async def _open_lane(self, lane_id: int) -> Lane | None:
         row = await self.in_thread(self._read_lane, lane_id)
-        lane = self._maker.make(row, self, self._news) if row is not None else None
-        if lane is not None:
+        lane = self._maker.make(row, self, self.news) if row is not None else None
+        if lane is None:
+            self.unserved.add(lane_id)
+        else:
             self.lanes[lane_id] = lane
         return lane
 

@@ -95,7 +95,8 @@ class CallsRuntime:
         pump = self._pump = Pump(world, self.name, self._queues, maker, recorder)
         recorder.start()
         pump.start()
-        beating = self._loop.create_task(heartbeat.run(pump))
+        maker.run_engines(self._queues, pump.news.engine_failed)
+        beating = self._loop.create_task(heartbeat.run(pump, maker.engine_facts))
         self._started.set()
         _spare_the_collector()
         try:

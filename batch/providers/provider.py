@@ -60,7 +60,7 @@ class Provider:
         config = self.config
         given = tuple(config.base_urls or ()) or ((config.base_url,) if config.base_url else ())
         default = (self.preset.base_url,) if self.preset.base_url else ()
-        return given or self.launched_urls or default
+        return given or self.launched_urls or (default if self.config.launch is None else ())
 
     @property
     def engine(self) -> str | None:
@@ -69,7 +69,8 @@ class Provider:
 
     @property
     def queue(self) -> str:
-        return self.config.queue or DEFAULT_QUEUE
+        """A managed engine has one of its own, so that only the workers that run it serve it."""
+        return self.config.queue or (f"engine-{self.name}" if self.config.launch else DEFAULT_QUEUE)
 
     @property
     def tls(self) -> TlsConfig:
