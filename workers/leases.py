@@ -37,6 +37,10 @@ class HeldSlice:
     stopped: str | None = None
     is_returning: bool = False
     is_closing: bool = False
+    ends_at: float | None = field(init=False)  # monotonic: the batch's deadline
+
+    def __post_init__(self) -> None:
+        self.ends_at = None if self.claim.left_s is None else self.leased_at + self.claim.left_s
 
     @property
     def is_finished(self) -> bool:

@@ -28,7 +28,10 @@ _BATCHES_HELD = 32
 
 @dataclass(slots=True)
 class SliceClaim:
-    """A leased slice. `lines` in sending order; `expires_at` in milliseconds; `route` are lane ids, `hop` its index."""
+    """A leased slice. `lines` in sending order; `expires_at` in milliseconds; `route` are lane ids, `hop` its index.
+
+    `left_s` is the time to the deadline by the database's clock: workers' own clocks may be wrong by hours.
+    """
 
     slice_id: int
     epoch: int
@@ -50,6 +53,7 @@ class SliceClaim:
     input_encoding: str | None
     reserved_usd: float = 0.0
     suspicion: int = 0
+    left_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -269,7 +273,8 @@ def _as_claims(conn: sa.Connection, taking: _Taking) -> list[SliceClaim]:
     query = (
         sa.select(
             batches.c.id, batches.c.public_id, batches.c.project_id, batches.c.endpoint, batches.c.options,
-            batches.c.expires_at, files.c.blob, files.c.encoding,
+            batches.c.expires_at, ((batches.c.expires_at - db_now()) / 1000.0).label("left_s"), files.c.blob,
+            files.c.encoding,
         )
         .outerjoin(files, files.c.id == batches.c.input_file_id)
         .where(among(batches.c.id, {row.batch_id for row in taking.rows}))
@@ -281,11 +286,16 @@ def _as_claims(conn: sa.Connection, taking: _Taking) -> list[SliceClaim]:
             project_id=info[row.batch_id].project_id, lane_id=row.lane_id, route=row.route, hop=row.hop,
             lines=unpack_lines(row.lines), priority=row.priority, position=row.position, solo=row.solo,
             prefix=row.prefix, endpoint=info[row.batch_id].endpoint, options=info[row.batch_id].options,
-            expires_at=info[row.batch_id].expires_at, input_blob=info[row.batch_id].blob or "",
+            expires_at=info[row.batch_id].expires_at, left_s=_seconds(info[row.batch_id].left_s),
+            input_blob=info[row.batch_id].blob or "",
             input_encoding=info[row.batch_id].encoding, reserved_usd=row.reserved_usd, suspicion=row.suspicion,
         )
         for row in taking.rows
     ]  # fmt: skip
+
+
+def _seconds(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _load_progress(conn: sa.Connection, claim: SliceClaim) -> dict[int, tuple[dict[str, Any], float]]:

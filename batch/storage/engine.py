@@ -71,7 +71,8 @@ class Database:
                 yield connection
                 connection.exec_driver_sql("COMMIT")
             except BaseException:
-                connection.exec_driver_sql("ROLLBACK")
+                if connection.connection.in_transaction:  # on a full disk SQLite rolls back by itself
+                    connection.exec_driver_sql("ROLLBACK")
                 raise
 
     def now(self, connection: sa.Connection) -> int:
@@ -98,20 +99,22 @@ class Database:
         self.engine.dispose()
 
 
-_PASSING_SQLSTATES = {"40001", "40P01", "53300", "55P03", "57P01", "57P02", "57P03"}
+# Lost connections, no disk or memory or slot left, a shutdown, broken storage; then serialization, deadlock,
+# a lock not available, a server that has become a standby.
+_PASSING_CLASSES = ("08", "53", "57P", "58")
+_PASSING_SQLSTATES = {"40001", "40P01", "55P03", "25006"}
+_PASSING_TEXTS = ("locked", "busy", "connection", "server closed", "full", "i/o error", "unable to open")
 
 
 def is_passing(error: DBAPIError) -> bool:
-    """True for faults worth another try: busy, deadlock, serialization, a lost or refused connection."""
+    """True for faults worth another try: busy, deadlock, serialization, a lost connection, a full disk."""
     if error.connection_invalidated:
         return True
     sqlstate = getattr(error.orig, "sqlstate", None)
     if sqlstate is not None:
-        return sqlstate in _PASSING_SQLSTATES or sqlstate.startswith("08")
+        return sqlstate in _PASSING_SQLSTATES or sqlstate.startswith(_PASSING_CLASSES)
     text = str(error.orig).lower()
-    return isinstance(error, OperationalError) and (
-        "locked" in text or "busy" in text or "connection" in text or "server closed" in text
-    )
+    return isinstance(error, OperationalError) and any(part in text for part in _PASSING_TEXTS)
 
 
 def _make_sqlite(url: sa.URL) -> sa.Engine:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from batch.storage.engine import db_now
 from batch.storage.tables import batches
 
-JOB_LEASE_S = 60.0
+JOB_LEASE_S = 45.0  # with the sweep's period: a dead holder's job is found within a minute
 
 
 class Job(Enum):

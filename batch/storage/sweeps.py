@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from batch.storage.engine import Database, db_now
 from batch.storage.tables import sweeps
 
-SWEEP_LEASE_S = 120.0
+SWEEP_LEASE_S = 30.0  # of a process that died; a sweep that takes longer is safe to run twice at once
 
 
 def ensure_sweeps(db: Database, names: Mapping[str, float]) -> None:
