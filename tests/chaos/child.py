@@ -13,20 +13,24 @@ import sys
 import time
 
 from batch import settings
+from batch.storage import jobs
 
 _CONSTANTS = {
     "CHAOS_LEASE_S": "LEASE_S",
     "CHAOS_RENEW_EVERY_S": "RENEW_EVERY_S",
     "CHAOS_GIVE_BACK_ABOVE_S": "GIVE_BACK_ABOVE_S",
-}
     "CHAOS_PROBE_EVERY_S": "PROBE_EVERY_S",
     "CHAOS_SHARE_EXPIRES_S": "SHARE_EXPIRES_S",
+}
 
 
 def shorten() -> None:
+    """Before anything that copies them is imported; storage.jobs imports no settings."""
     for variable, constant in _CONSTANTS.items():
         if value := os.environ.get(variable):
             setattr(settings, constant, float(value))
+    if value := os.environ.get("CHAOS_JOB_LEASE_S"):
+        jobs.JOB_LEASE_S = float(value)
 
 
 def make_clock_jump(span_s: float) -> None:

@@ -68,17 +68,18 @@ def jsonl(lines: list[Any]) -> bytes:
     return b"".join((line if isinstance(line, bytes) else orjson.dumps(line)) + b"\n" for line in lines)
 
 
-def upload(world: World, content: bytes, filename: str = "in.jsonl") -> str:
-    with begin_upload(world, default_project(world).id) as writer:
-        writer.append(content)
+def upload(world: World, content: bytes | str, filename: str = "in.jsonl") -> str:
+    with begin_upload(world, (project or default_project(world)).id) as writer:
+        writer.append(content if isinstance(content, bytes) else content.encode())
         return writer.finish(purpose="batch", filename=filename).public_id
 
 
-def create(world: World, content: bytes | str, **fields: Any) -> BatchRow:
-    """A batch over these bytes, or over the file with this id."""
-    file_id = upload(world, content) if isinstance(content, bytes) else content
+def create(world: World, content: bytes | str, *, project: Project | None = None, **fields: Any) -> BatchRow:
+    """A batch over these bytes, or over the file with this id; of the default project or another."""
+    owner = project or default_project(world)
+    file_id = upload(world, content, project=owner) if isinstance(content, bytes) else content
     body = {"input_file_id": file_id, "endpoint": CHAT, "completion_window": "24h", **fields}
-    return create_batch(world, default_project(world), body)
+    return create_batch(world, owner, body)
 
 
 def ingest(world: World, content: bytes | str, **fields: Any) -> BatchRow:
