@@ -15,7 +15,7 @@ import typer
 from batch.cli import exits, options
 from batch.cli.console import note, say, say_facts, say_json
 from batch.cli.supervisor import migrate_database
-from batch.cli.wording import date_time, plural
+from batch.cli.wording import date_time, dollars, plural
 from batch.domain.errors import NotFound
 from batch.operations import keys as key_operations
 from batch.operations.doctor import examine
@@ -118,7 +118,7 @@ def limits(
     data_dir: options.DataDir = None,
     config: options.Config = None,
 ) -> None:
-    """What a project may use; without options, what it may use now. 0 lifts a limit."""
+    """What a project may use, and what it has spent; without options, as it is now. 0 lifts a limit."""
     given = {
         "enqueued_requests": enqueued_requests, "enqueued_tokens": enqueued_tokens,
         "storage_bytes": storage_bytes, "requests_per_minute": requests_per_minute,
@@ -129,12 +129,16 @@ def limits(
         found = key_operations.set_project_limits(
             world, project, limits=changed, allowed_providers=names, max_priority=max_priority
         )
+        cost, unpriced = key_operations.project_cost(world, project)
     if as_json:
-        say_json(asdict(found))
+        say_json(asdict(found) | {"cost_usd": cost, "unpriced_lines": unpriced})
         return
+    spent = "unknown" if cost is None else dollars(cost)
+    spent += f", price unknown for {plural(unpriced, 'line')}" if unpriced and cost is not None else ""
     numbers = [f"{found.limits[name]:,}" if name in found.limits else "no limit" for name in given]
     rows = list(zip((name.replace("_", " ") for name in given), numbers, strict=True))
-    say_facts([*rows, ("providers", ", ".join(found.allowed_providers or ("all",))), ("priority", found.max_priority)])
+    say_facts([*rows, ("providers", ", ".join(found.allowed_providers or ("all",))), ("priority", found.max_priority),
+               ("spent", spent)])  # fmt: skip
 
 
 @app.command("migrate", epilog="Example: batchmill admin migrate")

@@ -87,7 +87,7 @@ def _pauses(story: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _batch_pause(story: Mapping[str, Any]) -> str:
     reason = story["pause_reason"]
     if reason == "budget":
-        budget, spent = dollars(story["budget_usd"] or 0), dollars(story["cost_usd"])
+        budget, spent = dollars(story["budget_usd"] or 0), dollars(story["cost_usd"] or 0)
         return f"the budget of {budget} allows no further line ({spent} spent)"
     if reason == "failures":
         return "more lines failed than max_failure_share allows"
@@ -155,7 +155,7 @@ def money_facts(story: Mapping[str, Any]) -> str:
     if billed > usage["input_tokens"] + usage["output_tokens"]:
         parts.append(f"billed {count(usage['billed_input_tokens'])} in, {count(usage['billed_output_tokens'])} out")
     done = story["counts"]["completed"] + story["counts"]["failed"]
-    if done and story["unpriced_lines"] < done:
+    if done and story["cost_usd"] is not None and story["unpriced_lines"] < done:
         parts.append(dollars(story["cost_usd"]))
     if story["unpriced_lines"]:
         parts.append(f"price unknown for {plural(story['unpriced_lines'], 'line')}")

@@ -131,7 +131,7 @@ def _money(row: BatchRow) -> dict[str, Any]:
             "estimated_input_tokens": row.est_input_tokens,
             "estimated_output_tokens": row.est_output_tokens,
         },
-        "cost_usd": row.cost_usd,
+        "cost_usd": row.known_cost_usd,
         "unpriced_lines": row.unpriced,
         "budget_usd": row.budget_usd,
     }

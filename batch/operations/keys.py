@@ -86,6 +86,12 @@ def set_project_limits(
         return projects.load_project(connection, owner.id)
 
 
+def project_cost(world: World, project: str) -> tuple[float | None, int]:
+    """Dollars spent (None: unknown) and lines of unknown price. Raises NotFound."""
+    with world.db.read() as connection:
+        return projects.read_cost(connection, projects.get_project(connection, project).id)
+
+
 def hash_key(key: str) -> str:
     """Plain SHA-256 is enough for 256 random bits: there is nothing to guess."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()

@@ -84,6 +84,11 @@ class BatchRow:
     error_file: str | None = None
     parent: str | None = None
 
+    @property
+    def known_cost_usd(self) -> float | None:
+        """What its lines cost as far as that is known; None when nothing is."""
+        return None if self.unpriced and not self.cost_usd else self.cost_usd
+
 
 @dataclass(frozen=True, slots=True)
 class BatchError:

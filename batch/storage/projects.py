@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from batch.domain.errors import Conflict, NotFound
 from batch.domain.ids import new_id
 from batch.storage.engine import db_now
-from batch.storage.tables import api_keys, files, projects
+from batch.storage.tables import api_keys, batches, files, projects
 
 DEFAULT_PROJECT = "default"
 
@@ -119,6 +119,13 @@ def stored_bytes(connection: sa.Connection, project_id: int) -> int:
             )
         ).scalar_one()
     )
+
+
+def read_cost(connection: sa.Connection, project_id: int) -> tuple[float | None, int]:
+    """What its batches cost so far in dollars, None when nothing is known, and its lines of unknown price."""
+    query = sa.select(sa.func.sum(batches.c.cost_usd), sa.func.coalesce(sa.func.sum(batches.c.unpriced), 0))
+    cost, unpriced = connection.execute(query.where(batches.c.project_id == project_id)).one()
+    return (None if unpriced and not cost else float(cost or 0)), int(unpriced)
 
 
 def any_key_exists(connection: sa.Connection) -> bool:
