@@ -60,7 +60,7 @@ class FileUpload:
         head = bytes(self._head)
         if purpose == "batch":
             check_batch_input(filename, head)
-        self._check_storage_limit()
+        check_storage(self._world, self._project_id, self._writer.size)
         self._writer.commit()
         self._is_open = False
         return self._world.db.retrying(lambda: self._insert(purpose, filename, expires_after_s, head))
@@ -69,12 +69,6 @@ class FileUpload:
         if self._is_open:
             self._is_open = False
             self._writer.abort()
-
-    def _check_storage_limit(self) -> None:
-        with self._world.db.read() as conn:
-            limit = projects.load_project(conn, self._project_id).limits.get("storage_bytes")
-            if limit and projects.stored_bytes(conn, self._project_id) + self._writer.size > limit:
-                raise TooLarge(f"The project's storage limit of {limit:,} bytes is reached. Delete files first.")
 
     def _insert(self, purpose: str, filename: str, expires_after_s: int | None, head: bytes) -> FileRow:
         if expires_after_s is None and purpose == "batch":
@@ -104,6 +98,14 @@ class FileUpload:
 def begin_upload(world: World, project_id: int, *, max_bytes: int | None = None) -> FileUpload:
     """A writer for one file; the caller must `finish` or `abort` it (or use it as a context manager)."""
     return FileUpload(world, project_id, max_bytes=max_bytes)
+
+
+def check_storage(world: World, project_id: int, size_bytes: int) -> None:
+    """Raises TooLarge when so many bytes more are beyond what the project may store."""
+    with world.db.read() as conn:
+        limit = projects.load_project(conn, project_id).limits.get("storage_bytes")
+        if limit and projects.stored_bytes(conn, project_id) + size_bytes > limit:
+            raise TooLarge(f"The project's storage limit of {limit:,} bytes is reached. Delete files first.")
 
 
 def check_purpose(purpose: str | None) -> None:

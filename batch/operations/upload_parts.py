@@ -13,7 +13,7 @@ from typing import Self
 
 from batch.domain.errors import Conflict, InvalidRequest, NotFound
 from batch.files.blobs import new_blob_name
-from batch.operations.upload import FileUpload, begin_upload, check_expiry, check_purpose
+from batch.operations.upload import FileUpload, begin_upload, check_expiry, check_purpose, check_storage
 from batch.operations.world import World
 from batch.storage import files, uploads
 from batch.storage.files import FileRow
@@ -41,6 +41,7 @@ def open_upload(
             param="bytes",
             code="invalid_value",
         )
+    check_storage(world, project_id, size_bytes)
     with world.db.write() as conn:
         return uploads.insert_upload(
             conn,

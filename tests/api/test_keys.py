@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -89,6 +90,27 @@ def test_things_are_reached_by_their_project_only(keyed: Keyed, method: str, pat
     assert (statuses["revoked"], statuses["none"], statuses["wrong"]) == (401, 401, 401)
     with keyed.api.http(keyed.own) as http:
         assert http.request(method, url, **body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "send"),
+    [
+        ("/v1/uploads/{upload}/parts", {"files": {"data": b"12345678"}}),
+        ("/v1/uploads/{upload}/complete", {"json": {"part_ids": []}}),
+        ("/v1/batches/{batch}/retry", {"json": {}}),
+        ("/v1/webhook_endpoints/{endpoint}/test", {"json": {"event_type": "batch.completed"}}),
+    ],
+)
+def test_writes_that_end_things_are_reached_by_their_project_only(keyed: Keyed, path: str, send: Any) -> None:
+    """The own key is told of the thing's state, which another project's key never learns."""
+    made = _make_things(keyed.api, keyed.own)
+    answers = {}
+    for who, key in (("other", keyed.other), ("revoked", keyed.revoked), ("none", None), ("own", keyed.own)):
+        with keyed.api.http(key) as http:
+            answers[who] = http.post(path.format(**made), **send)
+    assert (answers["revoked"].status_code, answers["none"].status_code) == (401, 401)
+    assert answers["other"].status_code == 404 and answers["own"].status_code != 404
+    assert "pending" not in answers["other"].text and "validating" not in answers["other"].text
 
 
 @pytest.mark.parametrize("path", ["/v1/files", "/v1/batches", "/v1/models", "/v1/providers", "/v1/webhook_endpoints"])
