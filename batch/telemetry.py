@@ -55,6 +55,9 @@ IN_FLIGHT = _gauge("in_flight_calls", "Upstream calls in flight", "provider", "m
 WINDOW = _gauge("window_calls", "Calls that may be in flight", "provider", "model")
 PACE_SECONDS = _histogram("pace_wait_seconds", "Time a call waited for its turn", "provider", "model", buckets=_CALL)
 PACE_USED = _gauge("limit_used_ratio", "Share of the known limits that is paced for", "provider", "model")
+ESTIMATE_ERROR = _gauge(
+    "estimate_error_ratio", "Mean relative error of token estimates", "provider", "model", "direction"
+)
 RATE_LIMITED = _counter("rate_limited_total", "429 answers from a provider", "provider", "model", "kind")
 REPAIRS = _counter("repairs_total", "Answers mended or asked again", "kind")
 LANE_PAUSES = _counter("lane_pauses_total", "Pauses of a provider and model", "provider", "model", "code")
@@ -121,7 +124,12 @@ EVENTS: dict[str, Event] = {
     "engine_ended": Event("error"),
     "rate_limited": Event("info", (Measure(RATE_LIMITED),)),
     "pace_waited": Event("debug", (Measure(PACE_SECONDS, "seconds"),)),
-    "lane_load": Event("debug", (Measure(IN_FLIGHT, "in_flight"), Measure(WINDOW, "window"))),
+    "lane_load": Event("debug", (
+        Measure(IN_FLIGHT, "in_flight"),
+        Measure(WINDOW, "window"),
+        Measure(ESTIMATE_ERROR, "input_error", (("direction", "input"),)),
+        Measure(ESTIMATE_ERROR, "output_error", (("direction", "output"),)),
+    )),
     "limit_used": Event("debug", (Measure(PACE_USED, "ratio"),)),
     "pacing_alone": Event("warning"),
     "pacing_shared": Event("info"),

@@ -34,6 +34,7 @@ _DROPS = frozenset(
     }
 )
 _A_WAIT_S = 0.001  # shorter ones are not worth a metric's cost
+_YOUNG, _TAUGHT_BY = 100, 8  # where no limit counts tokens, one answer in eight teaches once so many were seen
 
 
 class Attempt:
@@ -48,6 +49,7 @@ class Attempt:
         self._ended: dict[str, Callable[..., None]] = {}
         self._labels = {"provider": parts.context.provider.name, "model": parts.context.model}
         self._waited = bind("pace_waited", **self._labels)
+        self._answers = 0
 
     @property
     def waiting_worth(self) -> int:
@@ -97,14 +99,14 @@ class Attempt:
     async def _exchange(self, line: LineRun, call: Call) -> Outcome:
         """One exchange; where an engine has replicas, at the one that suits."""
         parts, claim = self._parts, line.held.claim
+        if parts.engine is None:
+            return await parts.adapter.call(claim.endpoint, call.body, model=parts.context.model, stream=call.stream)
 
         def send(base_url: str | None) -> Awaitable[Outcome]:
             return parts.adapter.call(
                 claim.endpoint, call.body, model=parts.context.model, stream=call.stream, base_url=base_url
             )
 
-        if parts.engine is None:
-            return await send(None)
         tokens = line.item.est_input + int(line.item.est_output * call.share)
         return await parts.engine.call(
             send, tokens=tokens, group=claim.prefix, may_repeat=not parts.view.limits.has_rate
@@ -123,7 +125,9 @@ class Attempt:
             if lane.succeeded_at is None or lane.on_probation:
                 parts.news.note_first_success(lane)
             lane.succeeded_at = self._clock.now()
-            self._learn_tokens(line, call, usage, now)
+            self._answers += 1
+            if parts.view.limits.counts_tokens or self._answers < _YOUNG or self._answers % _TAUGHT_BY == 0:
+                self._learn_tokens(line, call, usage, now)
         else:
             if outcome.kind in _DROPS:
                 parts.window.on_drop(now, started)

@@ -48,6 +48,11 @@ class Estimates:
             output_tokens=usage.output_tokens,
         )
 
+    @property
+    def errors(self) -> tuple[float | None, float | None]:
+        """Mean relative errors of corrected estimates (input, output); None before the first answer."""
+        return self._lane.input_error, self._lane.output_error
+
     def due(self, now: float) -> dict[str, Any] | None:
         """The patch for `lanes.learned`, at most twice a minute and only after new answers; monotonic seconds."""
         if self._lane.prompt.seen == self._seen_when_saved:

@@ -73,6 +73,7 @@ class Step:
 
 
 _NOTHING = Step()
+_FRESH = Progress()
 
 
 class LineRun:
@@ -85,7 +86,7 @@ class LineRun:
         self.item = item
         self.is_over = False
         self._answering: Answering | None = None
-        self._state = LineState()
+        self._state = _FRESH.state
         self.lock: Lock | None = None  # once an outcome had to be settled in a thread
         self._out = 0  # calls being made or waiting for their time
         self._leaving: Release | None = None  # when the last call in flight has landed
@@ -94,7 +95,7 @@ class LineRun:
     def begin(self, lane: LaneContext, raw_body: bytes) -> Step:
         """Plan the line for this lane's provider; the first calls, or its end when it cannot be served at all."""
         claim = self.held.claim
-        progress = Progress.from_json(self.item.progress)
+        progress = Progress.from_json(self.item.progress) if self.item.progress else _FRESH
         self._state = progress.state
         body = orjson.loads(raw_body)
         for defaults in (claim.options.get("defaults"), lane.provider.defaults):

@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 
 from batch.completions.calls import Call
-from batch.domain.outcome import Outcome
+from batch.domain.outcome import Outcome, Success
 from batch.domain.progress import LineState
 from batch.domain.retry import Action, Decision, LaneFacts
 from batch.providers.adapter import budget_scope
@@ -30,6 +30,7 @@ from workers.tally import Tally
 BIG_BODY_BYTES = 1_000_000  # parsed off the loop
 ASK_EVERY_LINES = 64        # between two looks whether to claim more
 WAITING_PER_WINDOW = 4      # lines that may wait for a retry here; the rest wait in the database
+_NO_FACTS = LaneFacts()     # a success asks for none
 
 
 class Lane:
@@ -303,7 +304,8 @@ class Lane:
                 async with line.lock:  # a sibling's answer waits: a line is not safe for threads
                     step = await asyncio.to_thread(line.settle, call, outcome, self.context, self.facts())
             else:
-                step = line.settle(call, outcome, self.context, self.facts())
+                facts = _NO_FACTS if isinstance(outcome, Success) else self.facts()
+                step = line.settle(call, outcome, self.context, facts)
         except Exception as error:  # the wall of one line
             step = line.fail_unexpectedly(self.context, error)
         first = self.apply(line, step)

@@ -13,7 +13,7 @@ from batch.domain.shares import Contender, Shares
 from batch.storage.claims import OpenLine
 from workers.leases import HeldSlice
 
-TURN_LINES = 8  # lines of one batch before the shares are looked at again
+TURN_SHARE = 32  # a turn of one batch is this part of the lines in flight: longer ones would blur the shares
 
 Waiting = tuple[HeldSlice, OpenLine]
 
@@ -95,6 +95,7 @@ class LineQueue:
         if self._turn is None or self._turn_left <= 0:
             chosen = Shares(self._contenders[batch_id] for batch_id in self._batches).pick()
             assert chosen is not None
-            self._turn, self._turn_left = self._batches[chosen.batch_id], TURN_LINES
+            in_flight = sum(contender.leased for contender in self._contenders.values())
+            self._turn, self._turn_left = self._batches[chosen.batch_id], max(1, in_flight // TURN_SHARE)
         self._turn_left -= 1
         return self._turn

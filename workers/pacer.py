@@ -20,11 +20,11 @@ from batch.domain.gcra import Cost
 from batch.domain.limits import Limits
 from batch.domain.outcome import Failure, FailureKind, Success
 from batch.providers.headers import RateReading
-from workers.pacer_lane import PacedLane, Permit
+from workers.pacer_lane import USED_UP, PacedLane, Permit
 from workers.pacer_source import LanePaused, Pause
 from workers.pacer_steps import Steps
 
-__all__ = ["LanePaused", "LaneView", "Pacer", "Permit"]
+__all__ = ["USED_UP", "LanePaused", "LaneView", "Pacer", "Permit"]
 
 TICK_S = 1.0
 _REFUSALS = frozenset({FailureKind.RATE_LIMIT, FailureKind.RATE_DYNAMIC, FailureKind.RATE_CONCURRENCY})

@@ -69,6 +69,8 @@ class PacedLane:
         self._held_until = 0.0  # monotonic
         self._in_a_row = 0
         self.calls, self.refused = 0, 0
+        self._spent = {"request": 0.0, "tokens": 0.0, "input": 0.0, "output": 0.0}
+        self._measured: tuple[float, dict[str, float]] = (clock.monotonic(), {})
 
     # limits
 
@@ -130,6 +132,10 @@ class PacedLane:
 
     async def take(self, cost: Cost) -> Permit:
         """A slot of its own, waited for; the concurrency is held from the moment of the grant."""
+        if self._has_room_now():
+            self.in_use += 1
+            self.calls += 1
+            return Permit(self, cost)
         while True:
             self._raise_if_paused()
             waiter = _Waiter(asyncio.get_running_loop().create_future(), cost)
@@ -148,8 +154,22 @@ class PacedLane:
             now = self._clock.monotonic()
             if now - slot <= LATE_S and now >= self._held_until and self.paused is None:
                 self.calls += 1
+                if self._dims:
+                    for unit in self._spent:
+                        self._spent[unit] += cost.of(unit)  # type: ignore[arg-type]
                 return Permit(self, cost)
             self.release()  # the slot is burnt: ask for another
+
+    def _has_room_now(self) -> bool:
+        """Only the calls in flight are counted, fewer than our share are, and nobody waits before us."""
+        return (
+            not self._dims
+            and self._share is not None
+            and not self._waiters
+            and self.in_use < self._share.target
+            and self.paused is None
+            and self._held_until <= self._clock.monotonic()
+        )
 
     def release(self) -> None:
         self.in_use -= 1
@@ -286,11 +306,20 @@ class PacedLane:
         return {
             "in_flight": self.in_use,
             "waiting": sum(not waiter.slot.done() for waiter in self._waiters),
-            "use": round(self.source.use, 4) if self._dims else None,
+            "aim": round(self.source.use, 4) if self._dims else None,
+            "used": self._measure_use(),
             "calls": self.calls,
             "refused": self.refused,
             "local": self.source.is_alone,
+            "held_s": round(max(0.0, self._held_until - self._clock.monotonic()), 1),
         }
+
+    def _measure_use(self) -> dict[str, float]:
+        """By dimension, the share of each rate that this process has used since it was last asked."""
+        now, spent = self._clock.monotonic(), self._spent
+        (since, before), self._measured = self._measured, (now, dict(spent))
+        seconds = max(1.0, now - since)
+        return {d.name: round((spent[d.unit] - before.get(d.unit, 0.0)) / seconds / d.rate, 4) for d in self._dims}
 
     async def close(self) -> None:
         if self._pump is not None:

@@ -28,7 +28,7 @@ FIRST_OPEN_S, LONGEST_OPEN_S = 5.0, 60.0
 PROBE_LOST_S = 700.0    # a probe that never reported back no longer blocks the next
 RETRY_SHARE = 0.1
 RETRY_BURST = 50.0
-RETRY_TRICKLE_PER_S = 0.5
+RETRY_TRICKLE_PER_S = 5.0
 
 
 @dataclass(slots=True)

@@ -236,6 +236,8 @@ def _exponent(state: LineState, here: int, spends: bool) -> int:
 
 def _wait(case: _Case, rule: Rule, *, exponent: int, spends: bool) -> Decision:
     asked = _asked_wait(case)
+    if asked is not None and asked > GIVE_BACK_ABOVE_S and rule.budget == "none" and rule.then == "retry":
+        return _paused(case, Action.PAUSE_LANE, case.now + asked, code=case.failure.kind.value)  # not this line's wait
     if asked is not None:
         delay = asked + case.rng.uniform(0.0, min(1.0, 0.1 * asked))
     elif rule.first_s is not None and exponent == 0:

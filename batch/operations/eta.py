@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from batch.storage.batches import BatchRow
-from batch.storage.explain import LaneWork
-from batch.storage.standing import HeldLines
+from batch.storage.explain import HeldLines, LaneWork
 from batch.storage.workers import WorkerRow
 
-LOOK_BACK_S = 60.0      # the current rate is that of the last minute
-SHORTEST_SPAN_S = 10.0  # two looks nearer than this say nothing
+LOOK_BACK_S = 60.0
+ENOUGH_LINES = 20  # fewer make a rate that jumps by more than a twentieth with each line
+SHORTEST_SPAN_S = 2.0
 STALE_S = 120.0
+LOOKS_KEPT = 240
 BATCHES_KEPT = 1_000
 
 
@@ -32,16 +33,16 @@ class Pace:
 
 
 class RateBook:
-    """Counts of done lines as this process saw them; the rate of the last minute, once there are two looks."""
+    """Counts of done lines as this process saw them: the rate of the last minute, or of the last 20 lines."""
 
     def __init__(self) -> None:
         self._seen: OrderedDict[int, deque[tuple[float, int]]] = OrderedDict()
         self._lock = threading.Lock()
 
     def note(self, batch_id: int, now: float, done: int) -> float | None:
-        """Remember a look; lines per second over the last minute, None before there are two looks apart."""
+        """Remember a look; lines per second, None while too little was seen to say. `now` is in seconds."""
         with self._lock:
-            looks = self._seen.setdefault(batch_id, deque(maxlen=256))
+            looks = self._seen.setdefault(batch_id, deque())
             self._seen.move_to_end(batch_id)
             while len(self._seen) > BATCHES_KEPT:
                 self._seen.popitem(last=False)
@@ -49,10 +50,13 @@ class RateBook:
                 looks.clear()
             if not looks or now > looks[-1][0]:
                 looks.append((now, done))
-            while len(looks) > 2 and now - looks[1][0] >= LOOK_BACK_S:
+            while len(looks) > 2 and now - looks[1][0] >= LOOK_BACK_S and done - looks[1][1] >= ENOUGH_LINES:
                 looks.popleft()
+            if len(looks) > LOOKS_KEPT:  # a slow batch that is asked about often
+                self._seen[batch_id] = deque(list(looks)[::2])
             since, before = looks[0]
-            return (done - before) / (now - since) if now - since >= SHORTEST_SPAN_S else None
+            is_enough = done - before >= ENOUGH_LINES and now - since >= SHORTEST_SPAN_S
+            return (done - before) / (now - since) if is_enough else None
 
 
 def measure_pace(
@@ -81,19 +85,18 @@ def explain_standstill(
     now_ms: int,
     held: HeldLines | None = None,
 ) -> str | None:
-    """One or more sentences when no line of the batch can be called now; None while some can.
+    """Sentences when no line of the batch can be called now for a reason that no pause shows; None otherwise.
 
     `work` is storage.explain.work_of_batch, `live` storage.workers.live_workers.
     """
-    if batch.status in {"completed", "failed", "expired", "cancelled"}:
+    if batch.status in {"completed", "failed", "expired", "cancelled"} or batch.paused:
         return None
-    if batch.paused:
-        return _paused_batch(batch)
     if not live:
         return "No worker is running; start one: batchmill up."
     if batch.status in {"validating", "finalizing", "cancelling"}:
-        return _waits_for_job(batch, live, now_ms)
-    reasons = [_lane_reason(lane, live, now_ms) for lane in work]
+        return _waits_for_job(batch, live)
+    running = [lane for lane in work if not lane.is_paused(now_ms)]
+    reasons = [_lane_reason(lane, live) for lane in running]
     if reasons and all(reasons):
         return " ".join(dict.fromkeys(reason for reason in reasons if reason))
     if held is not None and held.held and not held.ready and not any(lane.leased_lines for lane in work):
@@ -113,36 +116,29 @@ def lane_facts(live: Iterable[WorkerRow], lane_id: int) -> list[Mapping[str, Any
     return found
 
 
-def _paused_batch(batch: BatchRow) -> str:
-    known = {
-        "person": f"Paused by a person; batchmill admin resume {batch.public_id} continues it.",
-        "budget": "Paused: its budget (budget_usd) is used up.",
-        "failures": "Paused: more lines failed than max_failure_share allows.",
-    }
-    return known.get(batch.pause_reason or "person", f"Paused: {batch.pause_reason}")
-
-
-def _waits_for_job(batch: BatchRow, live: Sequence[WorkerRow], now_ms: int) -> str | None:
+def _waits_for_job(batch: BatchRow, live: Sequence[WorkerRow]) -> str | None:
     if any("jobs" in worker.queues for worker in live):
         return None
     return f"It is {batch.status}, but no running worker serves the queue jobs; start one: batchmill up."
 
 
-def _lane_reason(lane: LaneWork, live: Sequence[WorkerRow], now_ms: int) -> str | None:
+def _lane_reason(lane: LaneWork, live: Sequence[WorkerRow]) -> str | None:
+    """Why no worker calls this provider's model just now; None when one may."""
     name = f"{lane.provider} / {lane.model}"
-    if lane.is_paused(now_ms) and lane.paused_until is not None:
-        left = (lane.paused_until - now_ms) / 1000
-        probed = lane.pause_code in {"bad_key", "forbidden", "model_not_found"}
-        again = "Tried again every 60 s." if probed else f"It goes on in {_span(left)}."
-        if left > 400 * 86_400:
-            again = f"batchmill admin resume {lane.provider} continues it."
-        return f"{name} is paused: {lane.pause_reason or lane.pause_code}. No line failed by it. {again}"
-    if not any(lane.queue in worker.queues for worker in live):
+    serving = [worker for worker in live if lane.queue in worker.queues]
+    if not serving:
         return f"No running worker serves the queue {lane.queue} of {name}."
+    if all(lane.lane_id in worker.facts.get("unserved", ()) for worker in serving):
+        return f"No running worker is configured for {lane.provider} with the key {lane.key_id}."
     facts = lane_facts(live, lane.lane_id)
-    if facts and all(fact.get("is_down") for fact in facts):
+    if not facts:
+        return None
+    if all(fact.get("is_down") for fact in facts):
         soonest = min(float(fact.get("retry_in_s") or 0.0) for fact in facts)
         return f"{name} does not answer; one line tries again in {_span(soonest)}, the others wait."
+    held_s = min(float(fact.get("held_s") or 0.0) for fact in facts)
+    if held_s > 0:
+        return f"{name} answered 429 and asked to wait; it goes on in {_span(held_s)}."
     return None
 
 

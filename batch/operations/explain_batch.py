@@ -12,12 +12,11 @@ from typing import Any
 
 from batch.domain.errors import NotFound
 from batch.domain.states import is_terminal
-from batch.operations.eta import explain_standstill, lane_facts
+from batch.operations.eta import Pace, explain_standstill, lane_facts, measure_pace
 from batch.operations.world import World
 from batch.storage import batches, explain, files
 from batch.storage.batches import BatchRow
-from batch.storage.explain import LaneWork
-from batch.storage.standing import HeldLines, held_lines
+from batch.storage.explain import LaneWork, held_lines
 from batch.storage.workers import WorkerRow, live_workers
 
 _MAX_ERRORS = 20
@@ -30,7 +29,8 @@ def explain_batch(world: World, project_id: int, public_id: str) -> dict[str, An
     lanes: [{provider, model, ready, leased, in_flight, paused: null | {until, code, reason, mend}}],
     failures: [{code, count, lines}], errors: [{code, message, param, line}], error_count, answers: report counts,
     usage: {input_tokens, output_tokens, billed_…}, cost_usd, unpriced_lines, budget_usd, created_at, started_at,
-    ended_at, expires_at, warnings, parent, output_file_id, error_file_id, idle: null | sentence}. Raises NotFound.
+    ended_at, expires_at, warnings, parent, output_file_id, error_file_id, idle: null | sentence, rate_per_s, eta_s:
+    null when unknown}. Raises NotFound.
     """
     with world.db.read() as conn:
         row = batches.find_batch(conn, project_id, public_id)
@@ -42,6 +42,8 @@ def explain_batch(world: World, project_id: int, public_id: str) -> dict[str, An
         failures = explain.failures_of_batch(conn, row.id) if row.failed else []
         errors = batches.errors_of(conn, [row.id]).get(row.id, [])
         live, held = live_workers(conn), held_lines(conn, row.id)
+    idle = explain_standstill(row, work, live, now_ms, held)
+    pace = _pace(world, row, now_ms, idle is not None or _is_paused(row, work, now_ms))
     return {
         "id": row.public_id,
         "file": source.filename if source else row.input_file,
@@ -64,7 +66,9 @@ def explain_batch(world: World, project_id: int, public_id: str) -> dict[str, An
         "parent": row.parent,
         "output_file_id": row.output_file,
         "error_file_id": row.error_file,
-        "idle": _why_idle(row, work, live, now_ms, held),
+        "idle": idle,
+        "rate_per_s": pace.rate_per_s,
+        "eta_s": pace.eta_s,
     }
 
 
@@ -112,13 +116,19 @@ def mend_for(code: str | None, key_id: str, provider: str) -> str | None:
     return None
 
 
-def _why_idle(
-    row: BatchRow, work: Sequence[LaneWork], live: Sequence[WorkerRow], now_ms: int, held: HeldLines
-) -> str | None:
-    """A sentence when nothing moves for a reason that no pause shows already."""
-    if row.paused or (work and all(lane.is_paused(now_ms) for lane in work)):
-        return None
-    return explain_standstill(row, work, live, now_ms, held)
+def _is_paused(row: BatchRow, work: Sequence[LaneWork], now_ms: int) -> bool:
+    return row.paused or (bool(work) and all(lane.is_paused(now_ms) for lane in work))
+
+
+def _pace(world: World, row: BatchRow, now_ms: int, stands_still: bool) -> Pace:
+    if row.status != "in_progress":
+        return Pace(None, None)
+    done = row.completed + row.failed
+    recent = world.rates.note(row.id, now_ms / 1000, done)
+    return measure_pace(
+        now=now_ms / 1000, started_at=_seconds(row.in_progress_at), done=done, total=row.total, recent=recent,
+        stands_still=stands_still,
+    )  # fmt: skip
 
 
 def _money(row: BatchRow) -> dict[str, Any]:

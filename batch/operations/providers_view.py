@@ -6,6 +6,7 @@ Workers report by `workers.facts["lanes"][lane id]`, lanes by their rows. May no
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,8 @@ def view_providers(world: World) -> list[dict[str, Any]]:
 
     {provider, title, engine, base_urls, configured, missing_key, models: [{model, limits: [{name, value, source}],
     charge, share_used, in_flight, window, waiting, ready_lines, leased_lines, calls, refused, share_429,
-    paused: null | {until, code, reason}, is_down, estimate_error: {input, output}, local_pace}]}
+    paused: null | {until, code, reason}, is_down, estimate_error: {input, output}, local_pace}],
+    replicas: [{base_url, up, reason, in_flight, tokens, running, waiting, cache_used, version, models}]}
     A number that nobody knows is null: `share_used` without a known limit, `share_429` before the first call.
     """
     with world.db.read() as conn:
@@ -54,7 +56,23 @@ def _view_provider(
         "configured": provider is not None,
         "missing_key": provider.missing_key if provider else None,
         "models": [_view_lane(provider, lane, row, live, now_ms) for lane, row in known],
+        "replicas": _view_replicas(live, name),
     }
+
+
+def _view_replicas(live: Sequence[WorkerRow], name: str) -> list[dict[str, Any]]:
+    """An engine's replicas by address; what workers have in flight there is added up, the rest is anyone's."""
+    found: dict[str, dict[str, Any]] = {}
+    for worker in live:
+        engine = (worker.facts.get("engines") or {}).get(name) or {}
+        for row in engine.get("replicas") or ():
+            known = found.setdefault(row["base_url"], {**row, "in_flight": 0, "tokens": 0})
+            known |= {key: known[key] + row[key] for key in ("in_flight", "tokens")}
+            if not row["up"]:
+                known |= {"up": False, "reason": row["reason"]}
+            if row["running"] is not None:
+                known |= {key: row[key] for key in ("running", "waiting", "cache_used")}
+    return list(found.values())
 
 
 def _view_lane(
@@ -69,7 +87,7 @@ def _view_lane(
         "model": lane.model,
         "limits": list_limits(limits),
         "charge": limits.charge,
-        "share_used": min((fact["use"] for fact in facts if fact.get("use") is not None), default=None),
+        "share_used": _share_used(facts),
         "in_flight": _total(facts, "in_flight"),
         "window": _total(facts, "window") or None,
         "waiting": _total(facts, "waiting"),
@@ -85,6 +103,14 @@ def _view_lane(
         "estimate_error": {"input": _rounded(ratios.input_error), "output": _rounded(ratios.output_error)},
         "local_pace": any(fact.get("local") for fact in facts),
     }
+
+
+def _share_used(facts: Sequence[Mapping[str, Any]]) -> float | None:
+    """Of the tightest limit, by all workers together, over their last heartbeat."""
+    used: Counter[str] = Counter()
+    for fact in facts:
+        used.update(fact.get("used") or {})
+    return _rounded(max(used.values())) if used else None
 
 
 def list_limits(limits: Limits) -> list[dict[str, Any]]:

@@ -6,11 +6,12 @@ May not touch: the network; nothing here connects before it is used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from batch.clock import SYSTEM_CLOCK, Clock
 from batch.files.blobs import BlobStore
 from batch.operations.bells import Bells, CeleryBells, celery_broker_url
+from batch.operations.eta import RateBook
 from batch.providers.catalog import Catalog
 from batch.settings import Settings
 from batch.storage.engine import Database
@@ -24,6 +25,7 @@ class World:
     catalog: Catalog
     bells: Bells
     clock: Clock
+    rates: RateBook = field(default_factory=RateBook)
 
     def close(self) -> None:
         self.db.close()

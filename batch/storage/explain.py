@@ -1,6 +1,6 @@
 """What a person needs to know of one batch or of all lanes, read in few short queries.
 
-Owns: reads only, for operations/explain_batch.py and show_providers.py.
+Owns: reads only, for operations/explain_batch.py and providers_view.py.
 May not touch: any row.
 """
 
@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from batch.storage.tables import batch_lanes, batches, lanes, results
+from batch.domain.states import SliceState
+from batch.storage.engine import db_now
+from batch.storage.tables import batch_lanes, batches, lanes, results, slices
 
 FAILING_LINES = 5
 
@@ -43,6 +45,15 @@ class FailureGroup:
     lines: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class HeldLines:
+    """Ready lines whose time has not come. `earliest` is milliseconds since the epoch; `ready` may go now."""
+
+    held: int
+    earliest: int | None
+    ready: int
+
+
 def work_of_batch(conn: sa.Connection, batch_id: int) -> list[LaneWork]:
     """The lanes in which the batch has open lines."""
     return _work(conn, batch_lanes.c.batch_id == batch_id)
@@ -51,6 +62,19 @@ def work_of_batch(conn: sa.Connection, batch_id: int) -> list[LaneWork]:
 def work_of_all(conn: sa.Connection) -> list[LaneWork]:
     """Every lane, with its open lines of all batches."""
     return _work(conn, None)
+
+
+def held_lines(conn: sa.Connection, batch_id: int) -> HeldLines:
+    """Counts by slices: lines that have a result since their slice was cut are still in them."""
+    waits = slices.c.not_before.is_not(None) & (slices.c.not_before > db_now())
+    row = conn.execute(
+        sa.select(
+            sa.func.coalesce(sa.func.sum(sa.case((waits, slices.c.line_count), else_=0)), 0),
+            sa.func.min(sa.case((waits, slices.c.not_before))),
+            sa.func.coalesce(sa.func.sum(sa.case((waits, 0), else_=slices.c.line_count)), 0),
+        ).where(slices.c.batch_id == batch_id, slices.c.state == SliceState.READY)
+    ).one()
+    return HeldLines(int(row[0]), row[1], int(row[2]))
 
 
 def failures_of_batch(conn: sa.Connection, batch_id: int) -> list[FailureGroup]:

@@ -26,6 +26,7 @@ from batch.simulator.witness import Record
 from batch.storage.batches import BatchRow
 from batch.storage.engine import Database
 from batch.storage.migrate import migrate
+from batch.storage.projects import Project
 from tests.harness.servers import Child, clean_environment, python
 from tests.harness.waiting import eventually
 from tests.harness.worlds import create, default_project, load, read_lines
@@ -95,13 +96,13 @@ class Mill:
         simulator = self.simulators[provider] if provider else self.simulator
         return simulator.requests
 
-    def submit(self, lines: list[dict[str, Any]], **fields: Any) -> BatchRow:
+    def submit(self, lines: list[dict[str, Any]], *, project: Project | None = None, **fields: Any) -> BatchRow:
         """Created and rung; the jobs worker takes it from there."""
-        return create(self.world, b"".join(orjson.dumps(line) + b"\n" for line in lines), **fields)
+        return create(self.world, b"".join(orjson.dumps(line) + b"\n" for line in lines), project=project, **fields)
 
     def story(self, batch: BatchRow) -> dict[str, Any]:
         """What `batchmill status` says."""
-        return explain_batch(self.world, default_project(self.world).id, batch.public_id)
+        return explain_batch(self.world, batch.project_id, batch.public_id)
 
     def providers(self) -> list[dict[str, Any]]:
         """What `batchmill providers --live` says."""

@@ -68,7 +68,7 @@ def jsonl(lines: list[Any]) -> bytes:
     return b"".join((line if isinstance(line, bytes) else orjson.dumps(line)) + b"\n" for line in lines)
 
 
-def upload(world: World, content: bytes | str, filename: str = "in.jsonl") -> str:
+def upload(world: World, content: bytes | str, filename: str = "in.jsonl", project: Project | None = None) -> str:
     with begin_upload(world, (project or default_project(world)).id) as writer:
         writer.append(content if isinstance(content, bytes) else content.encode())
         return writer.finish(purpose="batch", filename=filename).public_id
