@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -237,10 +237,7 @@ _READERS: Mapping[str, Any] = {
 
 def _prompted_schema(messages: list[Any]) -> Any:
     """The schema (or True for any object) that a message asks for in words, as a model would obey; else None."""
-    for message in messages:
-        text = message.get("content") if isinstance(message, dict) else None
-        if not isinstance(text, str):
-            continue
+    for text in _texts(messages):
         _, asked, rest = text.partition("JSON Schema:\n")
         if asked:
             with contextlib.suppress(json.JSONDecodeError):
@@ -248,6 +245,16 @@ def _prompted_schema(messages: list[Any]) -> Any:
         elif "one JSON object" in text:
             return True
     return None
+
+
+def _texts(messages: list[Any]) -> Iterator[str]:
+    """What the messages say: plain contents, and the text parts of others."""
+    for message in messages:
+        content = message.get("content") if isinstance(message, dict) else None
+        for part in content if isinstance(content, list) else [content]:
+            text = part.get("text") if isinstance(part, dict) else part
+            if isinstance(text, str):
+                yield text
 
 
 def _has_images(messages: list[Any]) -> bool:
