@@ -71,6 +71,7 @@ class Chaos:
             lambda: users.submit(window): 2,
             lambda: users.submit(budget=True): 2,
             users.submit_and_cancel: 1,
+            users.stop_midway: 2,
             users.create_again: 1,
             users.cancel_one: 2,
             users.pause_one: 2,

@@ -58,9 +58,9 @@ class Users:
         self.done: dict[str, int] = {}  # acknowledged operations by name
         self.refused = 0
 
-    def submit(self, window: str = "24h", budget: bool = False) -> Told | None:
+    def submit(self, window: str = "24h", budget: bool = False, times: int = 1) -> Told | None:
         self._number += 1
-        ids = [f"b{self._number}-{line}" for line in range(self._chance.randint(*self._lines))]
+        ids = [f"b{self._number}-{line}" for line in range(times * self._chance.randint(*self._lines))]
         data = b"".join(_line(custom_id, self._chance) for custom_id in ids)
         uploaded = self._try("upload", lambda: self.client.files.create(file=("in.jsonl", data), purpose="batch"))
         if uploaded is None:
@@ -77,6 +77,17 @@ class Users:
         """A cancel that meets the batch while it is read, or at its very start."""
         if told := self.submit():
             self.cancel(told)
+
+    def stop_midway(self) -> None:
+        """A large batch, cancelled or paused while its lines are on their way."""
+        told = self.submit(times=4)
+        for _ in range(10 if told else 0):
+            seen = self._try("look", lambda: self.client.batches.retrieve(told.batch_id))
+            if seen is not None and seen.request_counts and seen.request_counts.completed:
+                break
+            time.sleep(0.3)
+        if told:
+            self._chance.choice([self.cancel, self.pause])(told)
 
     def create_again(self) -> None:
         """The same request under the same key must be the same batch."""
@@ -96,7 +107,11 @@ class Users:
             told.stops.append(Stop("cancel", time.time()))
 
     def pause_one(self) -> None:
-        if (told := self._pick()) and self._act(told, "pause") is not None:
+        if told := self._pick():
+            self.pause(told)
+
+    def pause(self, told: Told) -> None:
+        if self._act(told, "pause") is not None:
             told.stops.append(Stop("pause", time.time()))
 
     def resume_one(self) -> None:
