@@ -12,14 +12,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from batch.clock import SYSTEM_CLOCK, Clock
 from batch.domain.errors import Unavailable
 from batch.domain.result import LineResult
 from batch.settings import GROUP_ROWS, LINGER_S, RECORDER_BYTES, RECORDER_ROWS
 from batch.storage.claims import SliceClaim
-from batch.storage.engine import is_passing
 from batch.storage.results import GroupReport
 from batch.telemetry import emit
 
@@ -126,7 +125,7 @@ class Recorder:
             started = self._clock.monotonic()
             try:
                 report = self._record(group.rows, group.closing)
-            except (SQLAlchemyError, Unavailable, OSError) as error:
+            except Exception as error:  # the wall of one group: this thread must outlive it
                 emit("storage_retry", work="record", error=type(error).__name__, rows=len(group.rows))
                 if not _may_pass(error):
                     report = self._commit_singly(group)
@@ -145,7 +144,7 @@ class Recorder:
         for row in group.rows:
             try:
                 report = self._record([row], [])
-            except (SQLAlchemyError, ValueError) as error:
+            except Exception as error:  # the wall of one row: its line is asked again when the lease has run out
                 emit("result_dropped", reason="unstorable", batch_id=row.batch_id, line=row.line,
                      error=type(error).__name__)  # fmt: skip
                 continue
@@ -165,6 +164,6 @@ class Recorder:
 
 def _may_pass(error: Exception) -> bool:
     """Away, busy, full: waited out. A row that the database refuses is another matter."""
-    if isinstance(error, DBAPIError):
-        return is_passing(error) or "full" in str(error.orig).lower() or "i/o" in str(error.orig).lower()
+    if isinstance(error, DataError | IntegrityError | ProgrammingError):
+        return False
     return isinstance(error, Unavailable | OSError | SQLAlchemyError)

@@ -22,6 +22,7 @@ from batch.storage.lanes import get_lanes
 from batch.storage.rescues import (
     close_resolved,
     cut_missing_lines,
+    end_leftovers,
     expire_leases,
     hop_slices,
     recount_lanes,
@@ -119,7 +120,7 @@ def _mend_slices(world: World, owner: str) -> str:
     with world.db.read() as conn:
         stranded = stranded_batches(conn)
     cut = sum(cut_missing_lines(world.db, batch_id) for batch_id in stranded)
-    return f"closed {closed}, cut {cut} lines anew"
+    return f"closed {closed}, cut {cut} lines anew, forgot {end_leftovers(world.db)} leftovers"
 
 
 def _recount_lanes(world: World, owner: str) -> str:

@@ -20,6 +20,7 @@ from batch.storage.engine import Database, db_now
 from batch.storage.packing import among, unpack_lines
 from batch.storage.slices import Piece, Tally, insert_piece, lock_batch, rewrite_lines, without
 from batch.storage.tables import batch_lanes, batches, files, line_progress, requests, results, slices
+from batch.storage.webhooks import enqueue_event
 
 SOLO_CRASHES = 3  # a solo line that crashed its worker this often is given up as worker_lost
 _EMPTY_PICKS = 16  # stale counters looked through per claim
@@ -240,8 +241,9 @@ def _take_within_budget(
     fitting, cost = _affordable(conn, row, price or TokenPrice(0, 0), room)
     if not fitting:
         if batch.reserved_usd <= 1e-9:
-            pause = sa.update(batches).where(batches.c.id == batch_id).values(paused=True, pause_reason="budget")
-            conn.execute(pause)
+            pause = sa.update(batches).where(batches.c.id == batch_id, ~batches.c.paused)
+            if conn.execute(pause.values(paused=True, pause_reason="budget")).rowcount:
+                enqueue_event(conn, batch, "batch.paused")
         return
     if len(fitting) < row.line_count:
         rest = without(unpack_lines(row.lines), fitting)

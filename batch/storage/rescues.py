@@ -19,7 +19,7 @@ from batch.storage.engine import Database, db_now
 from batch.storage.leases import count_results, lines_with_result, release_reserve
 from batch.storage.packing import pack_lines, unpack_lines
 from batch.storage.slices import Piece, Tally, insert_piece, lock_batch, recount_pair, without
-from batch.storage.tables import batch_lanes, batches, lanes, requests, results, slices
+from batch.storage.tables import batch_lanes, batches, lanes, line_progress, requests, results, slices
 
 HALVE_FROM = 2  # crashes after which a further one halves the slice
 
@@ -165,6 +165,27 @@ def cut_missing_lines(db: Database, batch_id: int, *, limit: int = 10_000) -> in
                 insert_piece(conn, parent, Piece(lines[start : start + SLICE_MAX_LINES], solo=False), tally)
         tally.apply(conn)
         return len(missing)
+
+
+def end_leftovers(db: Database, *, limit: int = 1000) -> int:
+    """What a give-back left that met a seal or a zombie's success: slices of ended batches, progress of done lines."""
+    ended = batches.c.status.in_(("cancelled", "expired"))  # also the name of a slice's state
+    state = sa.select(batches.c.status).where(batches.c.id == slices.c.batch_id).scalar_subquery()
+    left = sa.select(slices.c.id).join(batches, batches.c.id == slices.c.batch_id)
+    left = left.where(slices.c.state == "ready", ended)
+    spent = sa.select(line_progress.c.batch_id, line_progress.c.line).join(
+        results, (results.c.batch_id == line_progress.c.batch_id) & (results.c.line == line_progress.c.line)
+    )
+    with db.read() as conn:
+        ids = list(conn.execute(left.limit(limit)).scalars())
+        keys = [{"batch": row.batch_id, "done": row.line} for row in conn.execute(spent.limit(limit))]
+    if ids or keys:
+        with db.write() as conn:
+            conn.execute(sa.update(slices).where(slices.c.id.in_(ids), slices.c.state == "ready").values(state=state))
+            of_key = (line_progress.c.batch_id == sa.bindparam("batch"), line_progress.c.line == sa.bindparam("done"))
+            if keys:
+                conn.execute(sa.delete(line_progress).where(*of_key), keys)
+    return len(ids) + len(keys)
 
 
 def recount_lanes(db: Database) -> int:
