@@ -98,7 +98,7 @@ def test_a_gzip_bomb_stops_at_the_bound() -> None:
     assert total <= 3_000_000
 
 
-@pytest.mark.parametrize("data", [gzip.compress(b"abc" * 1000)[:-9], b"\x1f\x8b\x08garbage" * 3])
+@pytest.mark.parametrize("data", [gzip.compress(b"abc" * 1000, mtime=0)[:-9], b"\x1f\x8b\x08garbage" * 3])
 def test_a_broken_gzip_is_an_error_and_not_a_short_file(data: bytes) -> None:
     """Cut off, or no gzip at all."""
     with pytest.raises(InvalidRequest) as caught:
