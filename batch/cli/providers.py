@@ -16,7 +16,7 @@ from batch.cli import exits, options
 from batch.cli.client import Server
 from batch.cli.console import note, say, say_facts, say_json
 from batch.cli.supervisor import migrate_database
-from batch.cli.wording import amount, clock_time, count, plural
+from batch.cli.wording import amount, clock_time, count, dollars, listing, plural
 from batch.clock import SYSTEM_CLOCK
 from batch.domain.errors import InvalidRequest, NotFound
 from batch.operations.provider_forecast import limit_words, rate_words
@@ -142,6 +142,8 @@ def _show_live(found: list[dict[str, Any]], name: str | None, as_json: bool) -> 
         for lane in row.get("models", []):
             if isinstance(lane, dict):
                 say_facts(_live_rows(lane), indent="  ", styles={"paused": "bold yellow", "down": "bold yellow"})
+        for replica in row.get("replicas", []):
+            say_facts([_replica_row(replica)], indent="  ")
 
 
 def _live_rows(lane: dict[str, Any]) -> list[tuple[str, str]]:
@@ -163,6 +165,15 @@ def _live_rows(lane: dict[str, Any]) -> list[tuple[str, str]]:
     if lane["local_pace"]:
         rows.append(("", "paced without Redis, at half of each worker's share"))
     return rows
+
+
+def _replica_row(replica: dict[str, Any]) -> tuple[str, str]:
+    words = ["up" if replica["up"] else f"OUT: {replica['reason']}", f"{count(replica['in_flight'])} in flight"]
+    if replica["running"] is not None:
+        words.append(f"runs {replica['running']:g}, {replica['waiting']:g} wait")
+    if replica["cache_used"] is not None:
+        words.append(f"cache {100 * replica['cache_used']:.0f} %")
+    return replica["base_url"], "   ".join([*words, replica["version"]])
 
 
 def _limit_words(limit: dict[str, Any]) -> str:
@@ -238,12 +249,14 @@ def _keep(settings: Settings, provider: Provider, model: str, found: ProbeReport
 
 
 def _tell_check(row: dict[str, Any]) -> None:
-    models = plural(len(row["models"]), "model") if row["models"] else "lists no models"
+    named = row["models"]
+    models = f"{plural(len(named), 'model')}: {listing(named)}" if named else "lists no models"
     say_facts([(f"{row['name']:<12}", row["problem"] or f"answers, {models}")], styles={})
     probe = row["probe"]
     if not probe or not probe["findings"]:
         return
     served = f"{probe['model']}, served as {probe['served_model']}"
-    say(f"  {served}: {probe['calls']} calls, {count(probe['tokens'])} tokens")
+    cost = "price unknown" if probe["cost_usd"] is None else dollars(probe["cost_usd"])
+    say(f"  {served}: {probe['calls']} calls, {count(probe['tokens'])} tokens, {cost}")
     say_facts([(finding["feature"], finding["words"]) for finding in probe["findings"]], indent="    ")
     note("kept: the next batch uses what was learned")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 
@@ -66,8 +67,8 @@ def plural(number: int, noun: str) -> str:
     return f"{count(number)} {noun}" + ("" if number == 1 else "s")
 
 
-def listing(numbers: list[int], *, limit: int = 5) -> str:
-    """Line numbers for a sentence: "88, 1203", or "88, 1203, 1300 and 12 more"."""
+def listing(numbers: Sequence[object], *, limit: int = 5) -> str:
+    """Line numbers or names for a sentence: "88, 1203", or "88, 1203, 1300 and 12 more"."""
     shown = ", ".join(str(number) for number in numbers[:limit])
     more = len(numbers) - limit
     return f"{shown} and {count(more)} more" if more > 0 else shown
