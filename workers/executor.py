@@ -26,7 +26,7 @@ from batch.domain.errors import InvalidRequest
 from batch.domain.ids import line_id
 from batch.domain.line import merge_defaults
 from batch.domain.outcome import Failure, Success, Usage
-from batch.domain.progress import LineState, Progress
+from batch.domain.progress import Progress
 from batch.domain.result import LineResult
 from batch.domain.retry import Action, Decision, LaneFacts, decide
 from batch.providers.prices import Price

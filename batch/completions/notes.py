@@ -88,6 +88,8 @@ def list_facts(line: Answering) -> tuple[str, ...]:
 def list_emulated(line: Answering) -> list[str]:
     """What the plan emulates, and what the answers made necessary."""
     plan = line.plan
+    if line.is_short and not plan.emulated:
+        return []
     emulated = [name for name in plan.emulated if name != "stop" or line.tally.cut or "stop" not in plan.base]
     if plan.shape is not None and line.rung is not None and is_emulated(plan.shape, line.rung):
         emulated.append(plan.shape.kind)
@@ -101,6 +103,8 @@ def list_emulated(line: Answering) -> list[str]:
 def _ignored(line: Answering) -> list[str]:
     """Keys that the provider is known to ignore, and those whose answer shows that it did."""
     ignored, base = list(line.plan.ignored), line.plan.base
+    if not (ignored or "logprobs" in base or "tool_choice" in base):
+        return ignored
     if base.get("logprobs") and not any(choice.get("logprobs") for choice in _answered(line)):
         ignored.append("logprobs")
     forced = base.get("tool_choice")
@@ -163,12 +167,17 @@ def _describe_repairs(line: Answering, note: dict[str, Any]) -> None:
 
 def _served(line: Answering, key: str) -> list[str]:
     single = line.single
-    heads = [single.data] if single is not None else [record.head for record in line.records]
+    if single is not None:
+        value = single.data.get(key)
+        return [value] if value and isinstance(value, str) else []
+    heads = [record.head for record in line.records]
     return list(dict.fromkeys(head[key] for head in heads if isinstance(head.get(key), str) and head[key]))
 
 
 def _config_versions(line: Answering) -> list[str]:
     """What a gateway says of the configuration that routed each call (x-modelux-config-version)."""
+    if line.single is not None and not line.single.headers:
+        return []
     calls = [line.single] if line.single is not None else line.records
     found = [value for call in calls for name, value in call.headers.items() if name.endswith("-config-version")]
     return list(dict.fromkeys(found))

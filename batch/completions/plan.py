@@ -8,8 +8,9 @@ cut into calls. What a call then looks like is calls.py's. May not touch: answer
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from batch.completions.cards import Card, SchemaMode, Support
 from batch.completions.ladder import Shape, first_rung, is_emulated, keeps_as_given, read_shape
@@ -33,8 +34,10 @@ class PlanOptions:
     grow_max_tokens: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Plan(NamedTuple):
     """What will be asked of one provider for one line.
 
     `group` choices are asked for per call. `seed` is the caller's; `seed_field` where it goes, None when it
@@ -52,10 +55,10 @@ class Plan:
     seed_field: str | None = None
     shape: Shape | None = None
     rung: SchemaMode | None = None
-    tool_schemas: Mapping[str, Any] = field(default_factory=dict)
+    tool_schemas: Mapping[str, Any] = _NOTHING
     has_tools: bool = False
     stops: tuple[str, ...] = ()
-    base: Mapping[str, Any] = field(default_factory=dict)
+    base: Mapping[str, Any] = _NOTHING
     verbatim: bool = True
     emulated: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()

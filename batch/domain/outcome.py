@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class FailureKind(StrEnum):
@@ -42,8 +42,7 @@ class FailureKind(StrEnum):
     BAD_ANSWER = "bad_answer"                # 200 that is not a chat completion, too large, truncated body
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens, in OpenAI's counting. `input_tokens` includes cached, `output_tokens` includes reasoning."""
 
     input_tokens: int = 0
@@ -55,7 +54,7 @@ class Usage:
     def total_tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
-    def __add__(self, other: Usage) -> Usage:
+    def __add__(self, other: Usage) -> Usage:  # type: ignore[override]  # sums, not a longer tuple
         return Usage(
             self.input_tokens + other.input_tokens,
             self.cached_tokens + other.cached_tokens,

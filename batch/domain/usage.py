@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from batch.domain.outcome import Usage
-
-NO_USAGE = Usage()
+from batch.domain.outcome import NO_USAGE, Usage
 
 
 def read_usage(usage: Any) -> Usage:
     """`usage` as received, or None. Missing and odd values count as 0."""
-    if not isinstance(usage, Mapping):
+    if not isinstance(usage, dict):
         return NO_USAGE
     get = usage.get
     prompt = get("prompt_tokens")
@@ -35,20 +33,15 @@ def read_usage(usage: Any) -> Usage:
 
 def write_usage(usage: Usage) -> dict[str, int]:
     """The four numbers, for the line's `batchmill.billed`."""
-    return {
-        "input_tokens": usage.input_tokens,
-        "cached_tokens": usage.cached_tokens,
-        "output_tokens": usage.output_tokens,
-        "reasoning_tokens": usage.reasoning_tokens,
-    }
+    return usage._asdict()
 
 
 def restore_usage(numbers: Mapping[str, Any]) -> Usage:
-    return Usage(*(_count(numbers.get(name)) for name in write_usage(NO_USAGE)))
+    return Usage(*(_count(numbers.get(name)) for name in Usage._fields))
 
 
 def _detail(details: Any, name: str) -> int:
-    return _count(details.get(name)) if isinstance(details, Mapping) else 0
+    return _count(details.get(name)) if isinstance(details, dict) else 0
 
 
 def _count(value: Any) -> int:

@@ -261,8 +261,10 @@ class Adapter:
         return failure
 
     def _request_id(self, headers: Mapping[str, str]) -> str | None:
-        found = next((headers[name] for name in REQUEST_ID_HEADERS if name in headers), None)
-        return self._without_key(found) if found else None
+        for name in REQUEST_ID_HEADERS:
+            if found := headers.get(name):
+                return self._without_key(found)
+        return None
 
     def _without_key(self, value: str) -> str:
         """One header's value; cheap enough for every answer, since a provider knows no key but its own."""

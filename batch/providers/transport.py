@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import httpx
 from pyreqwest.bytes import Bytes
@@ -38,8 +38,7 @@ _DONE = b"data: [DONE]"
 NextChunk = Callable[[], Awaitable[bytes | Bytes | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
+class UpstreamRequest(NamedTuple):
     """One call. `timeout_s` is from connect to the last byte; `stream` adds the limits of SSE."""
 
     url: str
