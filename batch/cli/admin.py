@@ -16,11 +16,14 @@ from batch.cli import exits, options
 from batch.cli.console import note, say, say_facts, say_json
 from batch.cli.supervisor import migrate_database
 from batch.cli.wording import date_time, dollars, plural
+from batch.clock import SYSTEM_CLOCK
 from batch.domain.errors import NotFound
+from batch.domain.states import is_terminal
 from batch.operations import keys as key_operations
 from batch.operations.doctor import examine
 from batch.operations.pause_batch import pause_batch, resume_batch
 from batch.operations.pause_provider import pause_provider, resume_provider
+from batch.operations.replay_batch import Replay, compare_replay, find_batch, replay_batch
 from batch.operations.replay_webhook import replay_webhook
 from batch.operations.world import World, open_world
 from batch.storage.explain import project_of_batch
@@ -204,16 +207,44 @@ def resume(
         note(f"{target}: {plural(number, 'pause')} lifted")
 
 
-@app.command("replay", epilog="Example: batchmill admin replay wh_685c05…")
+@app.command("replay", epilog="Example: batchmill admin replay batch_67f0a1… --sample 50")
 def replay(
-    webhook_id: Annotated[str, typer.Argument(metavar="WEBHOOK_ID", help="The delivery's webhook-id.")],
+    target: Annotated[str, typer.Argument(metavar="BATCH|WEBHOOK_ID", help="batch_… or a delivery's webhook-id.")],
+    sample: Annotated[int, typer.Option("--sample", min=1, max=10_000, help="Answers to ask for again.")] = 50,
+    as_json: options.Json = False,
     data_dir: options.DataDir = None,
     config: options.Config = None,
 ) -> None:
-    """Deliver a webhook again, also one that was given up."""
+    """Ask for a sample of a batch's answers again and compare; or deliver a webhook again, also one given up."""
     with _world(data_dir, config) as world:
-        replay_webhook(world, webhook_id)
-    note(f"{webhook_id} is due again")
+        if not target.startswith("batch_"):
+            replay_webhook(world, target)
+            note(f"{target} is due again")
+            return
+        again = replay_batch(world, target, sample)
+        note(f"{again.public_id} asks again; a running `batchmill up` does the work, ^C leaves it to it")
+        while not is_terminal(find_batch(world, again.public_id).status):
+            SYSTEM_CLOCK.sleep(1.0)
+        found = compare_replay(world, target, again.public_id)
+    if as_json:
+        say_json(asdict(found))
+    else:
+        say_facts(_replay_rows(found))
+
+
+def _replay_rows(found: Replay) -> list[tuple[str, str]]:
+    answered = found.same + len(found.different)
+    counted = (found.before, found.now)
+    prints, now = (", ".join(f"{name} {number}" for name, number in counts.items()) for counts in counted)
+    rows = [
+        ("same", f"{found.same} of {answered} answers came out the same; a seed was sent with {found.seeded}"),
+        ("prints", f"fingerprints then: {prints or 'no answer'}; now: {now or 'no answer'}"),
+    ]
+    if found.different:
+        rows.append(("different", ", ".join(found.different[:10]) + (" …" if len(found.different) > 10 else "")))
+    if found.unanswered:
+        rows.append(("failed", f"{found.unanswered} of {found.sent} were not answered this time"))
+    return rows
 
 
 def _owner(world: World, batch_id: str) -> int:

@@ -39,7 +39,7 @@ def retry_batch(world: World, project: Project, public_id: str, *, api_key_id: i
     if not is_terminal(newest.status):
         raise Conflict(f"{newest.public_id} is still {newest.status}; retry it when it has ended.")
     input_id = _write_input(world, project, newest)
-    request = _as_request(newest, input_id)
+    request = as_request(newest, input_id)
     try:
         return create_batch(
             world, project, request, api_key_id=api_key_id, parent_id=newest.id, idempotency_key=_retry_key(newest)
@@ -127,7 +127,7 @@ def _custom_ids(world: World, blob: str) -> Iterator[str]:
             yield str(orjson.loads(raw.data)["custom_id"])
 
 
-def _as_request(batch: BatchRow, input_id: str) -> dict[str, object]:
+def as_request(batch: BatchRow, input_id: str) -> dict[str, object]:
     options = dict(batch.options)
     if batch.budget_usd is not None:  # what a resume raised counts, and what the parent spent does not
         options["budget_usd"] = batch.budget_usd
