@@ -52,7 +52,7 @@ def read_providers(world: WorldDep, caller: CallerDep) -> Response:
 def _provider_object(row: dict[str, Any], caller: Caller) -> dict[str, Any]:
     shown = {"id": row["provider"], "object": "provider", **row}
     if caller.key_id is not None:
-        del shown["base_urls"]
+        del shown["base_urls"], shown["replicas"]
     return shown
 
 
