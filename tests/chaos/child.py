@@ -1,7 +1,8 @@
 """`python -m tests.chaos.child MODULE ARG…`: a product process under test conditions.
 
-Shortens the numbers decided once (CHAOS_LEASE_S and so on), and makes this process's wall clock jump by up to
-CHAOS_CLOCK_S seconds, forwards and back, every few seconds. The product's code is otherwise what ships.
+Shortens the numbers decided once (CHAOS_LEASE_S and so on), makes this process's wall clock jump by up to
+CHAOS_CLOCK_S seconds, forwards and back, every few seconds, and dies of lines that hold CHAOS_DIE_ON. The
+product's code is otherwise what ships.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import os
 import random
 import runpy
+import signal
 import sys
 import time
+from typing import Any
 
 from batch import settings
 from batch.storage import jobs
@@ -45,8 +48,24 @@ def make_clock_jump(span_s: float) -> None:
     time.time = jumping
 
 
+def make_deadly(text: bytes) -> None:
+    """A line whose body holds `text` kills the process that begins with it."""
+    from workers.executor import LineRun
+
+    begin = LineRun.begin
+
+    def deadly(self: LineRun, lane: Any, raw_body: bytes) -> Any:
+        if text in raw_body:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return begin(self, lane, raw_body)
+
+    LineRun.begin = deadly  # type: ignore[method-assign]
+
+
 def main() -> None:
     shorten()
+    if text := os.environ.get("CHAOS_DIE_ON"):
+        make_deadly(text.encode())
     if span := float(os.environ.get("CHAOS_CLOCK_S", "0")):
         make_clock_jump(span)
     sys.argv = sys.argv[1:]
