@@ -234,8 +234,12 @@ def configure_logs(log_format: str = "console", log_level: str = "info") -> None
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(_threshold, logging.INFO))
-    for chatty in ("httpx", "httpcore", "kombu", "celery.redirected", "sqlalchemy", "python_multipart"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for name in _CHATTY + (() if log_level == "debug" else _BELLS):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+_CHATTY = ("httpx", "httpcore", "kombu", "celery.redirected", "sqlalchemy", "python_multipart", "alembic")
+_BELLS = ("celery.beat", "celery.worker.strategy", "celery.app.trace")  # a line per message, several a second
 
 
 _KEYLIKE = re.compile(r"\b(sk-|xai-|bm_|gsk_|whsec_|Bearer )[A-Za-z0-9_\-+/=.]{8,}")

@@ -7,9 +7,11 @@ May not touch: what tasks do (tasks.py), what the processes do (runtime.py, jobs
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from celery import Celery, signals
+from celery.exceptions import SecurityWarning
 from kombu.entity import Queue
 
 from batch.operations.bells import BELL_EXPIRES_S, CALLS_QUEUE, JOBS_QUEUE, celery_broker_url
@@ -19,6 +21,9 @@ from batch.telemetry import configure_logs, serve_metrics
 from workers import process
 from workers.schedule import beat_schedule
 from workers.steps import WorkerStep
+
+# Root is dangerous to workers that unpickle; ours take JSON only, and containers often run as root.
+warnings.filterwarnings("ignore", "You're running the worker with superuser", SecurityWarning)
 
 settings: Settings = load_settings()
 process.configure(settings)

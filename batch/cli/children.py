@@ -23,7 +23,8 @@ from batch.domain.errors import Unavailable
 
 STABLE_AFTER_S = 10.0
 BACK_OFF_MAX_S = 30.0
-HOPELESS_AFTER = 3  # ends in a row of a child that was never stable
+HOPELESS_AFTER = 2  # ends in a row of a child that was never stable
+WRONG_SET_UP = 2  # the exit code, ours and Celery's, of what no second start can mend
 LOG_ROTATE_BYTES = 20 * 1024 * 1024
 
 
@@ -100,7 +101,7 @@ class Child:
         assert self._process is not None
         signal_group(self._process.pid, signal.SIGKILL)  # what it may have left of its own children
         self._ends += 1
-        if not self._was_stable and self._ends >= HOPELESS_AFTER:
+        if not self._was_stable and (code == WRONG_SET_UP or self._ends >= HOPELESS_AFTER):
             raise Unavailable(f"{self.spec.name} does not start ({_how(code)}){self.last_words()}")
         wait_s = 0.0 if self._ends == 1 else min(2.0 ** (self._ends - 2), BACK_OFF_MAX_S)
         self._restart_at = now + wait_s

@@ -70,6 +70,10 @@ class Stack:
         self._env = child_environment(plan)
 
     @property
+    def logs(self) -> Path:
+        return self._data.logs
+
+    @property
     def address(self) -> str:
         return f"http://{_shown_host(self._settings.host)}:{self._settings.port}"
 
@@ -94,7 +98,7 @@ class Stack:
 
     def stop(self, *, drain: bool = True) -> None:
         """Ask all to end, wait drain_s, then end the rest; Valkey goes last. No process stays."""
-        workers = [child for child in self._children if child.spec.name != "valkey"]
+        workers = [child for child in self._children if child.spec.name != valkey.NAME]
         for child in workers:
             child.ask_to_end()
         limit = self._clock.monotonic() + (self._settings.drain_s + 5 if drain else 3.0)
@@ -102,7 +106,7 @@ class Stack:
             for child in workers:
                 child.wait_ended(limit)
         finally:
-            for child in [*workers, *(c for c in self._children if c.spec.name == "valkey")]:
+            for child in [*workers, *(c for c in self._children if c.spec.name == valkey.NAME)]:
                 if child not in workers:
                     child.ask_to_end()
                     child.wait_ended(self._clock.monotonic() + 3)
@@ -127,7 +131,8 @@ class Stack:
             raise Unavailable(error.message + child.last_words()) from None
 
     def _launch(self, spec: ChildSpec) -> Child:
-        log = self._data.logs / f"{spec.name}.log" if self.plan.log_to_files else None
+        to_file = self.plan.log_to_files or spec.name == valkey.NAME  # whose lines no reader of ours wants
+        log = self._data.logs / f"{spec.name}.log" if to_file else None
         child = Child(spec, log=log, drain_s=self._settings.drain_s, clock=self._clock)
         self._children.append(child)
         child.start()

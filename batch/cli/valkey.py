@@ -19,6 +19,8 @@ from batch.clock import SYSTEM_CLOCK, Clock
 from batch.domain.errors import InvalidConfiguration, Unavailable
 from batch.settings import Settings
 
+NAME = "valkey"
+
 
 def valkey_spec(settings: Settings, env: dict[str, str]) -> ChildSpec:
     """How to start it. Raises InvalidConfiguration where no server binary exists for this platform."""
@@ -29,7 +31,7 @@ def valkey_spec(settings: Settings, env: dict[str, str]) -> ChildSpec:
         "--appendonly", "no", "--daemonize", "no", "--dir", str(settings.resolved_data_dir),
         "--loglevel", "warning", "--logfile", "", "--maxmemory-policy", "noeviction",
     ]  # fmt: skip
-    return ChildSpec("valkey", command=command, env=env)
+    return ChildSpec(NAME, command=command, env=env)
 
 
 def clear_socket(settings: Settings) -> None:
