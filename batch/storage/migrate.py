@@ -7,12 +7,12 @@ May not touch: rows. A migration does one thing and is marked `expand` or `contr
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from batch.storage.engine import Database
@@ -31,10 +31,12 @@ def migrate(db: Database) -> None:
 
 
 def pending(db: Database) -> bool:
-    """True when migrate() would change something."""
+    """True when migrate() would change something. Cheap: readiness asks it every few seconds."""
     with db.read() as connection:
-        current = set(MigrationContext.configure(connection).get_current_heads())
-    return current != set(ScriptDirectory.from_config(_config()).get_heads())
+        if not sa.inspect(connection).has_table("alembic_version"):
+            return True
+        current = set(connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars())
+    return current != _newest()
 
 
 def downgrade(db: Database, revision: str = "base") -> None:
@@ -50,6 +52,11 @@ def migrations_folder() -> Path:
     package = Path(__file__).resolve().parent.parent
     installed = package / "_migrations"
     return installed if installed.is_dir() else package.parent / "migrations"
+
+
+@cache
+def _newest() -> set[str]:
+    return set(ScriptDirectory.from_config(_config()).get_heads())
 
 
 def _config(connection: sa.Connection | None = None) -> Config:
