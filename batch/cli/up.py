@@ -6,6 +6,7 @@ May not touch: how children are started (supervisor.py).
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -67,10 +68,11 @@ def up(
     data.make()
     if only is None:
         data.lock({"kind": "up"})
+    else:
+        data = _part_of(data, only)
     if "api" in plan.parts:
         require_free_port(settings.host, settings.port)
-    stack = Stack(plan, data if only is None else _part_of(data, only), note)
-    _serve(stack, data, only)
+    _serve(Stack(plan, data, note), data, only)
 
 
 def make_plan(
@@ -115,15 +117,21 @@ def _queue_of(settings: Settings, name: str) -> str:
 
 
 def _part_of(data: DataDir, only: str) -> DataDir:
-    """A part shares the data directory; what it remembers of children is its own."""
-    part = DataDir(data.path / "parts" / f"{only}-{os.getpid()}")
-    part.make()
-    return part
+    """A part shares the data directory; its logs, and what it remembers of children, are its own.
+
+    The same part started twice gets a second folder; a later start takes the first that nobody holds.
+    """
+    for number in itertools.count(1):
+        part = DataDir(data.path / "parts" / (only if number == 1 else f"{only}-{number}"))
+        part.make()
+        if part.try_lock({"kind": f"up --only {only}"}):
+            return part
+    raise AssertionError("unreachable")
 
 
 def _serve(stack: Stack, data: DataDir, only: str | None) -> None:
     stopping = _until_told_to_stop()
-    note(f"data       {data.path}", style="bold")
+    note(f"data       {stack.plan.settings.resolved_data_dir}", style="bold")
     stack.start()
     try:
         if only is None:
@@ -170,7 +178,7 @@ def start_table(stack: Stack, only: str | None) -> list[tuple[str, str]]:
         )
     rows += provider_rows(settings, stack.plan)
     if stack.plan.log_to_files:
-        rows.append(("logs", f"{settings.resolved_data_dir / 'logs'}/"))
+        rows.append(("logs", f"{stack.logs}/"))
     if "api" in parts:
         rows.append(("try", f"batchmill submit FILE.jsonl   or an OpenAI client with base_url={stack.address}/v1"))
     return rows
