@@ -61,6 +61,8 @@ def _companion(name: str, limits: Limits, catalog: Catalog, directory: Path) -> 
     settings = directory / f"simulated-{name}.json"
     settings.write_bytes(orjson.dumps(simulator_settings(provider.preset.name, limits)))
     address: dict[str, Any] = {"base_urls": [url]} if provider.config.base_urls else {"base_url": url}
+    if provider.config.launch is not None:
+        address["launch"] = None  # the engine is simulated too
     kind, _, variable = provider.key_id.partition(":")
     module = ["batch.simulator", "--config", str(settings), "--port", str(port)]
     env = {variable: "simulated"} if kind == "env" else {}

@@ -41,7 +41,7 @@ from batch.operations.reuse_answers import KeptAnswers, digest_requests, unchang
 from batch.operations.upload import begin_upload
 from batch.operations.world import World
 from batch.providers.catalog import Catalog
-from batch.settings import Settings
+from batch.settings import ProviderConfig, Settings, process_environment
 from batch.storage.projects import Project
 
 _MAX_PAUSE_WITHOUT_TERMINAL_S = 600.0
@@ -181,11 +181,13 @@ def _check_places(job: Job) -> None:
 
 def _catalog(settings: Settings, companions: tuple[Companion, ...]) -> Catalog:
     """As the workers will see it, with companions among the providers."""
-    extra = {name: given for companion in companions for name, given in companion.providers.items()}
-    if not extra:
-        return Catalog.from_settings(settings)
-    merged = {**settings.model_dump(exclude_unset=True).get("providers", {}), **extra}
-    return Catalog.from_settings(settings.model_validate({"providers": merged}))
+    providers, environ = dict(settings.providers), process_environment()
+    for companion in companions:
+        environ |= companion.env
+        for name, given in companion.providers.items():
+            known = providers[name].model_dump(exclude_unset=True) if name in providers else {}
+            providers[name] = ProviderConfig.model_validate(known | given)
+    return Catalog.from_settings(settings.model_copy(update={"providers": providers}), environ)
 
 
 def _look(job: Job, catalog: Catalog) -> InputCheck:
