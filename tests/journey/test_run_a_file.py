@@ -147,6 +147,28 @@ def test_a_dry_run_sends_nothing(desk: Desk, provider: Simulator) -> None:
     assert (len(provider.requests), (desk.directory / "out.jsonl").exists()) == (0, False)
 
 
+def test_a_rehearsal_answers_schemas_where_the_provider_has_none(desk: Desk, provider: Simulator) -> None:
+    """The simulated model obeys a schema in the prompt; nobody is asked, and OUT stays for the real run."""
+    desk.write(2)
+    config = desk.directory / "batchmill.toml"
+    config.write_text('[providers.mx4]\nqueue = "own"\napi_key_env = "KEY"\n[[routes]]\nmatch = "m"\n'
+                      'providers = ["mx4/mx4-atlas-core"]\n')  # fmt: skip
+    schema = {"type": "object", "properties": {"title": {"type": "string"}}, "required": ["title"]}
+    shaped = {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}, "n": 2}
+    line = request(9, "Shape")
+    with (desk.directory / "in.jsonl").open("a") as file:
+        file.write(json.dumps(line | {"body": line["body"] | shaped}) + "\n")
+    done = subprocess.run(
+        desk.command("--simulate"), cwd=desk.directory, env=clean_environment(KEY="any"), capture_output=True,
+        text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    answers = (desk.directory / "out.simulated.jsonl").read_text().splitlines()
+    choices = json.loads(answers[2])["response"]["body"]["choices"]
+    assert [list(json.loads(choice["message"]["content"])) for choice in choices] == [["title"], ["title"]]
+    assert (len(provider.requests), (desk.directory / "out.jsonl").exists()) == (0, False)
+
+
 def test_a_wrong_key_pauses_and_the_command_leaves_when_told(desk: Desk, provider: Simulator) -> None:
     """Exit code 3, no line failed, and the mend is told."""
     provider.apply(provider.config.from_mapping({"valid_keys": ["another"]}))

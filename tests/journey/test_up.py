@@ -27,10 +27,11 @@ class Up:
         self.port = free_port()
         self.directory = directory
 
-    def start(self, **environment: str) -> Child:
+    def start(self, only: str | None = None) -> Child:
         command = python("-m", "batch.cli.app", "up", "--port", str(self.port), "--data-dir", str(self.data))
+        command += ["--only", only] if only else []
         log = self.directory / "up.log"
-        return Child(command, env=clean_environment(**environment), cwd=self.directory, log=log)
+        return Child(command, env=clean_environment(), cwd=self.directory, log=log)
 
     def is_ready(self) -> bool:
         try:
@@ -63,6 +64,17 @@ def test_sigterm_ends_the_whole_tree(up: Up) -> None:
     assert child.terminate() == 0
     assert [name for name, pid in pids.items() if started_at(pid) is not None] == []
     assert "the next start continues" in child.text()
+    for noise in ("superuser", "overcommit", "Sending due task", "Traceback"):
+        assert noise not in child.text()
+
+
+def test_a_part_started_again_takes_its_folder_again(up: Up) -> None:
+    """Parts that come and go leave one folder of logs, not one for each start."""
+    for _ in range(2):
+        child = up.start(only="beat")
+        eventually(lambda: "providers" in child.text(), 60, what="beat starts")
+        child.terminate()
+    assert [path.name for path in (up.data / "parts").iterdir()] == ["beat"]
 
 
 def test_a_killed_worker_is_started_again(up: Up) -> None:

@@ -83,6 +83,16 @@ def test_an_ignored_schema_gives_prose_with_200() -> None:
     assert not content.startswith("{")
 
 
+@pytest.mark.parametrize("parts", [False, True])
+def test_a_schema_in_the_prompt_is_obeyed_where_formats_are_ignored(parts: bool) -> None:
+    text = 'Be brief. It must be valid against this JSON Schema:\n{"type":"object","required":["a"]}\n'
+    content = [{"type": "text", "text": text}] if parts else text
+    with start_simulator(personality="mx4") as simulator:
+        answer = ask(simulator, messages=[{"role": "system", "content": content}, {"role": "user", "content": "Go."}])
+    assert "a" in answer.json()["choices"][0]["message"]["content"]
+    assert answer.json()["choices"][0]["message"]["content"].startswith("{")
+
+
 def test_features_can_be_overridden_one_by_one() -> None:
     with start_simulator(personality="groq", features=(("n", "native"),)) as simulator:
         assert ask(simulator, n=1).status_code == 200
