@@ -120,13 +120,17 @@ class Attempt:
             usage = read_usage(outcome.data.get("usage"))
             parts.window.on_success(now, started, outcome.latency_s, usage.output_tokens)
             parts.pacer.done(
-                permit, actual_tokens=usage.total_tokens, actual_output=usage.output_tokens, outcome=outcome
+                permit,
+                actual_tokens=usage.total_tokens or None,  # a stream without usage keeps what was reserved
+                actual_output=usage.output_tokens,
+                outcome=outcome,
             )
             if lane.succeeded_at is None or lane.on_probation:
                 parts.news.note_first_success(lane)
             lane.succeeded_at = self._clock.now()
             self._answers += 1
-            if parts.view.limits.counts_tokens or self._answers < _YOUNG or self._answers % _TAUGHT_BY == 0:
+            teaches = parts.view.limits.counts_tokens or self._answers < _YOUNG or self._answers % _TAUGHT_BY == 0
+            if teaches and usage.total_tokens:
                 self._learn_tokens(line, call, usage, now)
         else:
             if outcome.kind in _DROPS:

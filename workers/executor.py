@@ -340,4 +340,5 @@ def _can_hop(claim: SliceClaim) -> bool:
 
 
 def _price_of(lane: LaneContext, billed: Usage) -> float | None:
-    return lane.price.of(billed) if lane.price is not None else None
+    """None too where the provider told no usage: unknown, not free."""
+    return lane.price.of(billed) if lane.price is not None and billed.total_tokens else None

@@ -169,6 +169,14 @@ def test_a_cost_is_known_or_null_and_never_zero_by_mistake(town: Town) -> None:
     assert only_unknown.batch["batchmill"]["cost_usd"] is None
 
 
+def test_what_a_batch_does_not_want_emulated_is_refused_by_name(town: Town) -> None:
+    lines = [chat("n", "mx4/m", n=2), chat("stop", "xai/grok-4.3", stop=["x"]), chat("fine", "mx4/m")]
+    found = town.run(lines, on_unsupported="reject", on_invalid_line="error_file")
+    refused = {custom_id: line["error"]["message"] for custom_id, line in found.lines.items() if line["error"]}
+    assert set(refused) == {"n", "stop"}
+    assert "mx4 does not take n > 1" in refused["n"] and "xai does not take 'stop' for grok-4.3" in refused["stop"]
+
+
 def test_duplicates_are_answered_once_where_that_changes_nothing(town: Town) -> None:
     lines = [chat(f"d{i}", "mx4/m", "the same", temperature=0) for i in range(3)]
     lines.append(chat("other", "mx4/m", "the same"))
