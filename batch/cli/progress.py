@@ -1,11 +1,10 @@
 """The live bar of `run`, `status -w` and the demo; without a terminal, a plain row now and then.
 
-Owns: the rate and the eta (over the last minute of progress) and how they are drawn.
+Owns: how counts, rate and eta are drawn; operations/eta.py measures them.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +18,6 @@ from batch.cli.wording import count, duration, rate
 from batch.clock import SYSTEM_CLOCK, Clock
 
 PLAIN_EVERY_S = 30.0
-RATE_OVER_S = 60.0
 
 
 class BatchProgress:
@@ -28,7 +26,6 @@ class BatchProgress:
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK, live: bool | None = None) -> None:
         self._clock = clock
         self._live = on_terminal() if live is None else live
-        self._seen: deque[tuple[float, int]] = deque()
         self._last_row = -PLAIN_EVERY_S
         self._task: Any = None
         self._bar = Progress(
@@ -48,7 +45,7 @@ class BatchProgress:
     def show(self, story: Mapping[str, Any]) -> None:
         counts = story["counts"]
         done = counts["completed"] + counts["failed"]
-        words = progress_words(story, self._rate(done))
+        words = progress_words(story)
         if self._live:
             if self._task is None:
                 self._task = self._bar.add_task(short_id(story["id"]), total=None)
@@ -66,19 +63,10 @@ class BatchProgress:
         else:
             note(text)
 
-    def _rate(self, done: int) -> float | None:
-        """Lines per second over the last minute; None before there is progress to measure."""
-        now = self._clock.monotonic()
-        self._seen.append((now, done))
-        while len(self._seen) > 2 and now - self._seen[0][0] > RATE_OVER_S:
-            self._seen.popleft()
-        since, first = self._seen[0]
-        return (done - first) / (now - since) if done > first and now > since else None
 
-
-def progress_words(story: Mapping[str, Any], per_second: float | None) -> str:
+def progress_words(story: Mapping[str, Any]) -> str:
     """ "33 %  4,102/12,480  15.6/min  3 failed  eta 8 h 57 min"."""
-    counts, status = story["counts"], story["status"]
+    counts, status, per_second = story["counts"], story["status"], story["rate_per_s"]
     total, done = counts["total"], counts["completed"] + counts["failed"]
     if status == "validating" and not total:
         return "reading the file"
@@ -92,8 +80,8 @@ def progress_words(story: Mapping[str, Any], per_second: float | None) -> str:
         words.append("paused" + (f" on {', '.join(stopped)}" if stopped else f": {story['pause_reason']}"))
     elif status in {"finalizing", "cancelling"}:
         words.append("writing files" if status == "finalizing" else "cancelling")
-    elif per_second and done < total:
-        words.append(f"eta {duration((total - done) / per_second)}")
+    elif story["eta_s"] and done < total:
+        words.append(f"eta {duration(story['eta_s'])}")
     return "  ".join(words)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.text import Text
 
 from batch.cli.console import facts
-from batch.cli.wording import clock_time, count, date_time, dollars, duration, listing, plural
+from batch.cli.wording import clock_time, count, date_time, dollars, duration, listing, plural, rate
 
 _STYLES = {"paused": "bold yellow", "failed": "red", "rejected": "red", "idle": "bold yellow", "warning": "yellow"}
 _SAID = {"reasked": "re-asked"}
@@ -171,8 +171,6 @@ def _times(story: Mapping[str, Any]) -> list[tuple[str, str]]:
     parts = [f"created {date_time(story['created_at'])}"]
     if story["expires_at"]:
         parts.append(f"expires {date_time(story['expires_at'])}")
-    done, started = story["counts"]["completed"] + story["counts"]["failed"], story["started_at"]
-    if story["status"] == "in_progress" and done and started and not story["paused"] and not paused_providers(story):
-        elapsed = max(1.0, story["now"] - started)
-        parts.append(f"about {duration(story['counts']['waiting'] * elapsed / done)} to go")
+    if story["eta_s"]:
+        parts.append(f"{rate(story['rate_per_s'])}, about {duration(story['eta_s'])} to go")
     return [("time", "   ".join(parts))]

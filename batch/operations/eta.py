@@ -46,8 +46,8 @@ class RateBook:
             self._seen.move_to_end(batch_id)
             while len(self._seen) > BATCHES_KEPT:
                 self._seen.popitem(last=False)
-            if looks and (done < looks[-1][1] or now - looks[-1][0] > STALE_S):
-                looks.clear()
+            if done == 0 or (looks and (done < looks[-1][1] or now - looks[-1][0] > STALE_S)):
+                looks.clear()  # the time before the first answer is no part of the rate
             if not looks or now > looks[-1][0]:
                 looks.append((now, done))
             while len(looks) > 2 and now - looks[1][0] >= LOOK_BACK_S and done - looks[1][1] >= ENOUGH_LINES:

@@ -145,8 +145,14 @@ def test_a_rate_limit_obeys_retry_after():
     assert 7.0 <= decision.delay_s <= 7.7
 
 
-def test_a_wait_over_a_minute_gives_the_line_back():
+def test_a_rate_limit_that_asks_for_more_than_a_minute_pauses_the_model():
+    """It is no matter of this line: all would be refused, and status names the moment."""
     decision = settle(failure(K.RATE_LIMIT, 429, retry_after_s=120.0))
+    assert (decision.action, decision.until, decision.code) == (Action.PAUSE_LANE, NOW + 120, "rate_limit")
+
+
+def test_another_wait_over_a_minute_gives_the_line_back():
+    decision = settle(failure(K.SERVER_ERROR, 502, retry_after_s=120.0))
     assert decision.action is Action.GIVE_BACK
     assert decision.not_before is not None
     assert decision.not_before >= NOW + 120
