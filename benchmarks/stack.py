@@ -114,9 +114,9 @@ class Service:
 @contextlib.contextmanager
 def service(
     base_url: str, *, database: str = "sqlite", workers: int = 1, transport: str = "httpx", limits: str = "",
-    only: str | None = None,
+    only: str | None = None, model: str = MODEL,
 ) -> Iterator[Service]:  # fmt: skip
-    """`batchmill up` in a fresh directory, with one provider that serves MODEL. `limits` are TOML lines for it.
+    """`batchmill up` in a fresh directory, with one provider that serves `model`. `limits` are TOML lines for it.
 
     `only` "api" starts the API alone.
     """
@@ -127,7 +127,7 @@ def service(
         config = f'transport = "{transport}"\nworkers = {workers}\nport = {port}\ndata_dir = "{directory}/data"\n'
         if database == "postgresql":
             config += f'database_url = "{stack.enter_context(fresh_postgres())}"\n'
-        config += f'[providers.bench]\nbase_url = "{base_url}"\nmodels = ["{MODEL}"]\n{limits}\n'
+        config += f'[providers.bench]\nbase_url = "{base_url}"\nmodels = ["{model}"]\n{limits}\n'
         (directory / "batchmill.toml").write_text(config)
         log = stack.enter_context((directory / "log").open("wb"))
         process = subprocess.Popen(
