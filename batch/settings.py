@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     # the API
     host: str = "127.0.0.1"
     port: int = Field(default=8484, ge=0, le=65535)
-    metrics_port: int | None = Field(default=None, ge=1, le=65535)  # workers; the API serves /metrics itself
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)  # workers: the first free port from here
     # the client side of submit, status, results, cancel, retry
     server: str = "http://127.0.0.1:8484"
     api_key: SecretStr | None = None
