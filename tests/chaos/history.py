@@ -13,11 +13,15 @@ BLIND_AFTER_S = 3.0  # an outage shorter than this loses no lease of 6 s that is
 WAKE_S = 1.0  # a frozen worker's calls that had passed every check, when it wakes
 
 
+# of a worker, then of a link; where several explain the same call, the first names it
+KINDS = ("death", "freeze", "drain", "upstream", "database", "valkey")
+
+
 @dataclass(slots=True)
 class Event:
     """`target`: the caller (a worker's incarnation) that died or froze, or the link that was cut."""
 
-    kind: str  # "death", "freeze", "drain"; "upstream", "database", "valkey"
+    kind: str
     target: str
     start: float
     end: float = float("inf")
@@ -34,10 +38,8 @@ class History:
 
     def explains(self, caller: str, time: float) -> str | None:
         """The kind of event by which the answer to `caller`'s call at `time` may have been lost; None: by none."""
-        for event in self.events:
-            if self._covers(event, caller, time):
-                return event.kind
-        return None
+        causes = {event.kind for event in self.events if self._covers(event, caller, time)}
+        return min(causes, key=KINDS.index, default=None)
 
     def _covers(self, event: Event, caller: str, time: float) -> bool:
         lasted = event.end - event.start
