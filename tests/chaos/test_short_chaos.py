@@ -8,7 +8,7 @@ from tests.chaos.__main__ import Chaos
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_nothing_is_lost_when_processes_are_killed(database: str) -> None:
     """A dozen faults of every kind; each line of each acknowledged batch comes out exactly once."""

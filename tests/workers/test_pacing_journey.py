@@ -11,7 +11,7 @@ from tests.harness.mill import MODEL, Mill, running_mill
 from tests.harness.waiting import eventually
 from tests.harness.worlds import load, request_line
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def lines(count: int, name: str = "c", **body) -> list[dict]:

@@ -19,7 +19,7 @@ def tend(mill: Mill) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 def test_a_line_that_kills_its_workers_ends_as_worker_lost_while_its_neighbour_completes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
