@@ -50,9 +50,10 @@ BATCH_TRANSITIONS: tuple[Transition, ...] = (
 
 SLICE_TRANSITIONS: tuple[Transition, ...] = (
     Transition("ready", "claim", "leased", "not_before passed; batch open, not paused; epoch + 1"),
-    Transition("leased", "claim", "leased", "lease expired: suspicion + 1; epoch + 1"),
-    Transition("leased", "give_back", "ready", "owner and epoch match"),
+    Transition("leased", "give_back", "done", "owner and epoch match; its lines stand in new ready slices"),
     Transition("leased", "expire_lease", "ready", "lease_until passed; suspicion + 1"),
+    Transition("leased", "expire_lease", "done", "no open line, or its halves stand in new ready slices"),
+    Transition("ready", "hop", "done", "lane paused; its lines stand in a new slice of the next lane"),
     Transition("leased", "close", "done", "owner and epoch match; no open line"),
     Transition("ready", "close", "done", "no open line (sweep)"),
     Transition("ready", "cancel", "cancelled", "batch sealed by cancel"),
