@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--lines", type=int, default=600)
     parser.add_argument("--rate", type=float, default=30.0, help="requests a second, known and enforced")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("-v", action="store_true", help="every ETA that was told: (really left, told, share done)")
     given = parser.parse_args(arguments)
     with running_mill({"sim": {"requests_per_second": given.rate}}, workers=given.workers) as mill:
         limit = Limit("requests", given.rate, 1.0, "token_bucket", 1.0)
@@ -47,6 +48,8 @@ def watch(mill: Mill, batch: BatchRow) -> tuple[float, float]:
             told.append((time.time(), story["eta_s"], share))
         time.sleep(0.5)
     ended = (load(mill.world, batch).sealed_at or 0) / 1000
+    if "-v" in sys.argv:
+        print([(round(ended - at, 2), round(eta, 2), round(share, 2)) for at, eta, share in told])
     return ended, max((abs(at + eta - ended) / (ended - at) for at, eta, _ in told), default=float("nan"))
 
 

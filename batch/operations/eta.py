@@ -18,7 +18,8 @@ from batch.storage.workers import WorkerRow
 
 LOOK_BACK_S = 60.0
 ENOUGH_LINES = 20  # fewer make a rate that jumps by more than a twentieth with each line
-SHORTEST_SPAN_S = 2.0
+SHORTEST_SPAN_S = 4.0
+MEAN_AFTER_S = 10.0  # before, the mean since the start would mostly tell of the start
 STALE_S = 120.0
 LOOKS_KEPT = 240
 BATCHES_KEPT = 1_000
@@ -71,7 +72,7 @@ def measure_pace(
         return Pace(0.0, None)
     elapsed = now - started_at
     rate = recent
-    if rate is None and done > 0 and elapsed >= 1.0:
+    if rate is None and done > 0 and elapsed >= MEAN_AFTER_S:
         rate = done / elapsed
     if rate is None or rate <= 0:
         return Pace(rate, None)

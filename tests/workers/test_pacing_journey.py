@@ -144,7 +144,7 @@ def test_lines_flow_to_the_next_provider_while_the_first_is_down():
     assert hammered <= 60
 
 
-@pytest.mark.parametrize("form", ["seconds", "ms", "date", "body_text", "retry_info"])
+@pytest.mark.parametrize("form", ["seconds", "ms", "date", "body_text"])
 def test_retry_after_is_obeyed_in_all_its_forms(form):
     """After a 429 that names a wait, nothing is sent inside it (calls already on their way aside)."""
     with running_mill({"sim": {"requests_per_second": 50}}) as mill:
