@@ -181,7 +181,8 @@ def test_without_redis_the_work_goes_on_at_a_safe_share_and_then_resumes():
 
 def test_a_killed_worker_frees_its_concurrency_and_its_lines():
     """Of two workers that share eight calls in flight one dies; the other takes all eight and every line."""
-    with running_mill({"sim": {"concurrency": 8}}, workers=2, SHARE_EXPIRES_S=4.0, LEASE_S=6.0, RENEW_EVERY_S=2.0) as mill:
+    shorter = {"SHARE_EXPIRES_S": 4.0, "LEASE_S": 6.0, "RENEW_EVERY_S": 2.0}
+    with running_mill({"sim": {"concurrency": 8}}, workers=2, **shorter) as mill:
         mill.simulator.reconfigure(latency=Latency("constant", 0.3), limits=(Limit("concurrency", 8),))
         batch = mill.submit(lines(400))
         eventually(lambda: load(mill.world, batch).completed > 60, 30)
