@@ -54,8 +54,8 @@ class Jobs:
             return
         if now:
             self._guarded(name, lambda: self._report(name, run_sweep(name, self._world, self.owner)))
-        elif take_if_due(self._world.db, name):
-            self._guarded(name, lambda: self._sweep_taken(name))
+        else:
+            self._guarded(name, lambda: self._sweep_if_due(name))
 
     def begin_stop(self) -> None:
         self._stopping.set()
@@ -89,8 +89,10 @@ class Jobs:
             if name in SWEEPS and not self._stopping.is_set():
                 self.sweep(name)
 
-    def _sweep_taken(self, name: str) -> None:
-        """The row is ours: it goes back whatever happens."""
+    def _sweep_if_due(self, name: str) -> None:
+        """Once taken, the row is ours, and goes back whatever happens."""
+        if not take_if_due(self._world.db, name):
+            return
         report = "failed"
         try:
             report = run_sweep(name, self._world, self.owner)

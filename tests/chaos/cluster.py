@@ -182,9 +182,9 @@ class Cluster:
 
     @_one_at_a_time
     def kill(self, name: str) -> None:
+        self.children[name].kill()
         if name in self.callers:
             self.history.note("death", self.callers[name], time.time())
-        self.children[name].kill()
         self._end_freeze(name)
 
     @_one_at_a_time

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 IN_FLIGHT_S = 5.0  # a call and its commit, at most, on a busy machine
+IN_BUFFERS_S = 0.5  # a dead caller's last requests arrive when the provider gets to read them
 BLIND_AFTER_S = 3.0  # an outage shorter than this loses no lease of 6 s that is renewed every 2 s
 WAKE_S = 1.0  # a frozen worker's calls that had passed every check, when it wakes
 
@@ -68,7 +69,7 @@ class History:
 
     def _is_open_at(self, time: float, moment: float) -> bool:
         """The call at `time` may not have been committed at `moment`."""
-        return time <= moment and moment - time <= self._lag(moment)
+        return -IN_BUFFERS_S <= moment - time <= self._lag(moment)
 
     def _lag(self, moment: float) -> float:
         """How far back answers may be uncommitted at `moment`: further when the database was away."""
