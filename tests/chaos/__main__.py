@@ -44,7 +44,8 @@ class Chaos:
         self.cluster.start()
         try:
             users = Users(self.cluster.base_url, self.chance, self._lines)
-            users.submit()
+            for _ in range(3):
+                users.submit()
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline and self.faults < max_faults:
                 self._live(users)
