@@ -151,7 +151,7 @@ class Settings(BaseSettings):
     block_private_urls: bool = True  # refuse image_url hosts in private networks towards own engines
     # workers
     workers: int = Field(default=1, ge=1, le=256)
-    transport: Literal["direct", "httpx"] = "httpx"
+    transport: Literal["direct", "httpx"] = "direct"
     response_max_bytes: int = Field(default=64 * 1024**2, ge=1024)
     drain_s: float = Field(default=DRAIN_S, gt=0)
     cancel_grace_s: float = Field(default=CANCEL_GRACE_S, ge=0)
