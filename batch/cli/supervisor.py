@@ -50,7 +50,7 @@ class Plan:
     """What to start. `parts` are of "api", "workers", "jobs", "beat"; `queues` are those of calls workers."""
 
     settings: Settings
-    parts: frozenset[str] = frozenset({"api", "workers", "jobs", "beat"})
+    parts: frozenset[str] = frozenset({"api", "workers", "jobs"})
     queues: tuple[str, ...] = (CALLS_QUEUE,)
     config: Path | None = None
     companions: tuple[Companion, ...] = ()

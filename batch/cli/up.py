@@ -80,7 +80,7 @@ def make_plan(
 ) -> Plan:
     """What `up` starts. Raises InvalidConfiguration."""
     queues = provider_queues(Catalog.from_settings(settings))
-    parts = frozenset({"api", "workers", "jobs", "beat"})
+    parts = frozenset({"api", "workers", "jobs"})  # no beat: jobs workers ring by their own timers
     if only in PARTS:
         parts = PARTS[only]
     elif only is not None:
