@@ -112,7 +112,7 @@ def claim_slices(
     With `want_lines` ≤ 0, at most one slice of a batch that is not among `held_batches` (while those are
     fewer than 32). A batch under a budget is claimed in a transaction of its own, at `price`.
     """
-    contenders, budgeted = _contenders(db, lane_id)
+    contenders, budgeted = _contenders(db, lane_id, max_slices + (len(held_batches) if want_lines <= 0 else 0))
     shares = Shares(contenders)
 
     def allowed(contender: Contender) -> bool:
@@ -152,20 +152,39 @@ def load_open_lines(conn: sa.Connection, claim: SliceClaim) -> list[OpenLine]:
     return [lines[line] for line in claim.lines if line in lines]
 
 
-def _contenders(db: Database, lane_id: int) -> tuple[list[Contender], set[int]]:
-    query = (
-        sa.select(
-            batch_lanes.c.batch_id, batch_lanes.c.project_id, batch_lanes.c.priority, batch_lanes.c.deadline,
-            batch_lanes.c.ready_lines, batch_lanes.c.leased_lines, batches.c.budget_usd,
-        )
-        .join(batches, batches.c.id == batch_lanes.c.batch_id)
-        .where(batch_lanes.c.lane_id == lane_id)
-        .where((batch_lanes.c.ready_lines > 0) | (batch_lanes.c.leased_lines > 0))
-        .where(batches.c.status == "in_progress", ~batches.c.paused, batches.c.sealed_at.is_(None))
-    )  # fmt: skip
+_SIBLINGS = (batch_lanes.c.priority, batch_lanes.c.project_id)
+_TURN = (
+    sa.case((batch_lanes.c.ready_lines > 0, 0), else_=1), batch_lanes.c.leased_lines,
+    batch_lanes.c.deadline.nulls_last(), batch_lanes.c.batch_id,
+)  # fmt: skip
+_RANKED = (
+    sa.select(
+        batch_lanes.c.batch_id, batch_lanes.c.project_id, batch_lanes.c.priority, batch_lanes.c.deadline,
+        batch_lanes.c.ready_lines, batch_lanes.c.leased_lines, batches.c.budget_usd,
+        sa.func.sum(batch_lanes.c.leased_lines).over(partition_by=_SIBLINGS).label("siblings_leased"),
+        sa.func.row_number().over(partition_by=_SIBLINGS, order_by=_TURN).label("turn"),
+    )
+    .join(batches, batches.c.id == batch_lanes.c.batch_id)
+    .where(batch_lanes.c.lane_id == sa.bindparam("lane"))
+    .where((batch_lanes.c.ready_lines > 0) | (batch_lanes.c.leased_lines > 0))
+    .where(batches.c.status == "in_progress", ~batches.c.paused, batches.c.sealed_at.is_(None))
+    .subquery()
+)  # fmt: skip
+_FIRST = sa.select(_RANKED).where(_RANKED.c.turn <= sa.bindparam("deep"))
+
+
+def _contenders(db: Database, lane_id: int, deep: int) -> tuple[list[Contender], set[int]]:
+    """The `deep` batches of each class and project whose turn is first, and what the others hold, as one batch 0
+    with nothing ready: with a thousand open batches a claim must not carry a thousand rows."""
     with db.read() as conn:
-        rows = conn.execute(query).fetchall()
-    return [Contender(*row[:6]) for row in rows], {row.batch_id for row in rows if row.budget_usd is not None}
+        rows = conn.execute(_FIRST, {"lane": lane_id, "deep": deep}).fetchall()
+    others: dict[tuple[int, int], int] = {}
+    for row in rows:
+        key = (row.priority, row.project_id)
+        others[key] = others.get(key, int(row.siblings_leased)) - row.leased_lines
+    contenders = [Contender(*row[:6]) for row in rows]
+    contenders += [Contender(0, project_id, priority, None, 0, held) for (priority, project_id), held in others.items()]
+    return contenders, {row.batch_id for row in rows if row.budget_usd is not None}
 
 
 def _take_fairly(

@@ -125,8 +125,9 @@ def _make_sqlite(url: sa.URL) -> sa.Engine:
     engine = sa.create_engine(
         url,
         poolclass=sa.pool.QueuePool,
-        pool_size=8,
-        max_overflow=24,
+        pool_size=32,
+        max_overflow=0,
+        pool_use_lifo=True,  # opening one and its pragmas cost more than most reads
         hide_parameters=True,
         isolation_level="AUTOCOMMIT",  # transactions are begun by hand, as BEGIN IMMEDIATE
         connect_args={"timeout": 30, "check_same_thread": False, "cached_statements": 256},

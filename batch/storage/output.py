@@ -42,20 +42,21 @@ def last_line(conn: sa.Connection, batch_id: int) -> int:
 
 def results_between(conn: sa.Connection, batch_id: int, after: int, upto: int) -> list[WrittenLine]:
     """Results of lines after < line ≤ upto, ascending."""
-    if conn.dialect.name == "sqlite":  # as bytes: a str would be decoded here only to be encoded again
-        driver: Any = conn.connection.driver_connection  # plain tuples: finalize does little else than this
-        found = driver.execute(_RESULTS_SQLITE, (batch_id, after, upto)).fetchall()
-        return [WrittenLine(line, ok == 1, text) for line, ok, text in found]
-    rows = conn.execute(
-        sa.select(results.c.line, results.c.ok, results.c.output)
-        .where(results.c.batch_id == batch_id, results.c.line > after, results.c.line <= upto)
-        .order_by(results.c.line)
-    ).fetchall()
-    return [WrittenLine(line, ok, text.encode()) for line, ok, text in rows]
+    driver: Any = conn.connection.driver_connection  # plain tuples: finalize does little else than this
+    if conn.dialect.name == "sqlite":
+        found = driver.execute(_RESULTS_SQLITE, (batch_id, after, upto))
+    else:
+        found = driver.cursor(binary=True).execute(_RESULTS_POSTGRESQL, (batch_id, after, upto))
+    return [WrittenLine(line, bool(ok), text) for line, ok, text in found.fetchall()]
 
 
+# As bytes: a str would be decoded only to be encoded again.
 _RESULTS_SQLITE = (
     "SELECT line, ok, CAST(output AS BLOB) FROM results WHERE batch_id = ? AND line > ? AND line <= ? ORDER BY line"
+)
+_RESULTS_POSTGRESQL = (
+    "SELECT line, ok, convert_to(output, 'UTF8') FROM results "
+    "WHERE batch_id = %s AND line > %s AND line <= %s ORDER BY line"
 )
 
 
