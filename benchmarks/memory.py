@@ -27,7 +27,7 @@ def run(scale: Scale) -> Iterator[Row]:
         source = chat_file(Path(directory) / "in.jsonl", lines, 600)
         with service(server.base_url, limits="concurrency = 256") as running:
             progress(f"{lines:,} lines for memory")
-            with _Watch(running) as watch:
+            with Watch(running) as watch:
                 run_batch(running, source, lines, timeout_s=3600)
     note = f"{lines:,} lines"
     yield Row("memory, API, largest", "MB RSS", [max(watch.api)], most=250, note=note)
@@ -36,7 +36,7 @@ def run(scale: Scale) -> Iterator[Row]:
     yield Row("memory, worker, growth from half-way to the end", "MB", [watch.growth()], note="flat is near 0")
 
 
-class _Watch:
+class Watch:
     """Samples resident sizes from a thread while a block runs."""
 
     def __init__(self, running: Service) -> None:
@@ -47,7 +47,7 @@ class _Watch:
         self.worker: list[float] = [0.0]
         self.jobs: list[float] = [0.0]
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> Watch:
         self._thread.start()
         return self
 
