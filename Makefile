@@ -41,7 +41,7 @@ demo: $(STAMP)
 	@$(BIN)/python -u examples/demo.py
 
 test: $(DEV)
-	@$(BIN)/python -m pytest -q -m "not chaos" $(ARGS)
+	@$(BIN)/python -m pytest -q -m "not chaos" -n 2 --dist loadfile $(ARGS)
 
 lint: $(DEV)
 	@$(BIN)/ruff check .
