@@ -159,7 +159,7 @@ async def batchmill(caller: Caller, job: dict[str, Any]) -> None:
                 await asyncio.sleep(decision.delay_s)
 
     while not caller.is_over:
-        while len(tasks) < window.size and (not worth or pacing < worth):
+        while len(tasks) < window.size and (not worth or pacing < worth) and not caller.is_over:
             task = asyncio.create_task(line())
             tasks.add(task)
             task.add_done_callback(tasks.discard)
