@@ -35,13 +35,13 @@ def run(scale: Scale) -> Iterator[Row]:
             yield Row(f"bare loop, {kind}", "requests/s", [r.rate for r in runs], cpu_us=[r.cpu_us for r in runs])
         product: dict[tuple[str, str, int], list[BatchRun]] = {}
         for database, kind, workers in (
-            ("sqlite", "httpx", 1), ("sqlite", "direct", 1), ("postgresql", "httpx", 1), ("postgresql", "httpx", 2),
+            ("sqlite", "httpx", 1), ("sqlite", "direct", 1), ("postgresql", "direct", 1), ("postgresql", "direct", 2),
         ):  # fmt: skip
             product[database, kind, workers] = _measure(server, source, lines, database, kind, workers, scale.repeats)
         yield from _product_rows(product)
         yield from _ratio_rows(product, {kind: [r.cpu_us for r in runs] for kind, runs in bare.items()})
         if scale.peers:
-            yield from _peer_rows(product["sqlite", "httpx", 1], Path(directory), server, scale)
+            yield from _peer_rows(product["sqlite", "direct", 1], Path(directory), server, scale)
     yield from _latency_bound(scale)
 
 
@@ -68,8 +68,8 @@ def _ratio_rows(product: dict[tuple[str, str, int], list[BatchRun]], bare_cpu: d
     for kind in ("httpx", "direct"):
         pairs = zip(product["sqlite", kind, 1], bare_cpu[kind], strict=True)
         yield Row(f"CPU per request ÷ bare loop, {kind}", "×", [r.cpu_us / cpu for r, cpu in pairs], most=3.5)
-    one, two = product["postgresql", "httpx", 1], product["postgresql", "httpx", 2]
-    sqlite = product["sqlite", "httpx", 1]
+    one, two = product["postgresql", "direct", 1], product["postgresql", "direct", 2]
+    sqlite = product["sqlite", "direct", 1]
     yield Row("CPU per request, PostgreSQL ÷ SQLite", "×", _over(one, sqlite), most=1.15)
     yield Row("CPU per request, two workers ÷ one", "×", _over(two, one), most=1.15)
 

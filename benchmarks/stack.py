@@ -113,7 +113,7 @@ class Service:
 
 @contextlib.contextmanager
 def service(
-    base_url: str, *, database: str = "sqlite", workers: int = 1, transport: str = "httpx", limits: str = "",
+    base_url: str, *, database: str = "sqlite", workers: int = 1, transport: str = "direct", limits: str = "",
     only: str | None = None, model: str = MODEL,
 ) -> Iterator[Service]:  # fmt: skip
     """`batchmill up` in a fresh directory, with one provider that serves `model`. `limits` are TOML lines for it.
