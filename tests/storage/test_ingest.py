@@ -220,7 +220,7 @@ def test_project_limits_count_what_is_still_open(world: World) -> None:
     set_project_limits(world, "default", limits={"enqueued_requests": 3})
     assert ingest(world, jsonl([request_line("a"), request_line("b")])).status == "in_progress"
     second = ingest(world, jsonl([request_line("a"), request_line("b")]))
-    assert errors(world, second) == [("request_limit_exceeded", None, None)]
+    assert errors(world, second) == [("token_limit_exceeded", None, None)]
 
 
 def test_a_budget_without_a_price_is_refused(world: World) -> None:
