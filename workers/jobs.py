@@ -14,7 +14,7 @@ from batch.clock import SYSTEM_CLOCK, Clock
 from batch.operations.finalize import finalize_batch
 from batch.operations.ingest import ingest_batch
 from batch.operations.world import World, open_world
-from batch.settings import Settings
+from batch.settings import RENEW_EVERY_S, Settings
 from batch.storage.sweeps import due_sweeps, ensure_sweeps, finish_sweep, take_if_due
 from batch.storage.workers import beat_worker, forget_worker
 from batch.telemetry import emit
@@ -22,6 +22,7 @@ from workers.schedule import SWEEPS
 from workers.sweeps import run_sweep
 
 TICK_S = 1.0
+AWAY_S = RENEW_EVERY_S  # without an answer of the database
 BEAT_EVERY_TICKS = 10
 
 
@@ -35,6 +36,8 @@ class Jobs:
         self._stopping = threading.Event()
         self._timer: threading.Thread | None = None
         self._running = 0
+        self._asking_since: float | None = None
+        self._patient_until = 0.0
         self._idle = threading.Condition()
 
     def start_timer(self) -> None:
@@ -83,22 +86,37 @@ class Jobs:
         self._tick()
 
     def _tick(self) -> None:
+        self._asking_since = self._asking_since or self._clock.monotonic()
         with self._world.db.read() as conn:
             due = due_sweeps(conn)
+        if not due:
+            self._asking_since = None
         for name in due:
             if name in SWEEPS and not self._stopping.is_set():
                 self.sweep(name)
 
     def _sweep_if_due(self, name: str) -> None:
         """Once taken, the row is ours, and goes back whatever happens."""
-        if not take_if_due(self._world.db, name):
+        if not self._take(name):
             return
         report = "failed"
         try:
-            report = run_sweep(name, self._world, self.owner)
+            if name == "expire_leases" and self._clock.monotonic() < self._patient_until:
+                report = "waits for holders to renew"
+            else:
+                report = run_sweep(name, self._world, self.owner)
             self._report(name, report)
         finally:
             finish_sweep(self._world.db, name, every_s=SWEEPS[name], report=report)
+
+    def _take(self, name: str) -> bool:
+        """While the database was away nobody could renew: holders that live come first when it is back."""
+        self._asking_since = self._asking_since or self._clock.monotonic()
+        is_taken = take_if_due(self._world.db, name)
+        if self._clock.monotonic() - self._asking_since > AWAY_S:
+            self._patient_until = self._clock.monotonic() + RENEW_EVERY_S
+        self._asking_since = None
+        return is_taken
 
     def _report(self, name: str, report: str) -> None:
         emit("sweep_done", name=name, report=report)

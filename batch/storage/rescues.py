@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from batch.settings import LEASE_S, SLICE_MAX_LINES
+from batch.settings import LEASE_S, RENEW_EVERY_S, SLICE_MAX_LINES
 from batch.storage.claims import SOLO_CRASHES
 from batch.storage.engine import Database, db_now
 from batch.storage.leases import count_results, lines_with_result, release_reserve
@@ -22,6 +22,7 @@ from batch.storage.slices import Piece, Tally, insert_piece, lock_batch, recount
 from batch.storage.tables import batch_lanes, batches, lanes, line_progress, requests, results, slices
 
 HALVE_FROM = 2  # crashes after which a further one halves the slice
+STALE_S = RENEW_EVERY_S  # a look that had to wait longer for the write proves nothing: its holder waited too
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +43,14 @@ def expire_leases(db: Database, *, limit: int = 200) -> int:
     From the third crash without a result on, a slice is halved, down to one line marked solo.
     """
     with db.read() as conn:
+        seen_at = db.now(conn)
         ids = list(conn.execute(_expired().with_only_columns(slices.c.id, slices.c.batch_id, slices.c.reserved_usd)
                                 .order_by(slices.c.lease_until).limit(limit)))  # fmt: skip
     plain = [row.id for row in ids if not row.reserved_usd]
-    expired = _expire(db, plain) if plain else 0
+    expired = _expire(db, plain, seen_at) if plain else 0
     for row in ids:
         if row.reserved_usd:
-            expired += _expire(db, [row.id], batch_id=row.batch_id)
+            expired += _expire(db, [row.id], seen_at, batch_id=row.batch_id)
     return expired
 
 
@@ -214,11 +216,13 @@ def _expired() -> sa.Select[Any]:
     return sa.select(slices).where(slices.c.state == "leased", slices.c.lease_until < db_now())
 
 
-def _expire(db: Database, ids: Collection[int], batch_id: int | None = None) -> int:
+def _expire(db: Database, ids: Collection[int], seen_at: int, batch_id: int | None = None) -> int:
     tally, count = Tally(), 0
     with db.write() as conn:
         if batch_id is not None:
             lock_batch(conn, batch_id)
+        if db.now(conn) - seen_at > STALE_S * 1000:
+            return 0
         chosen = _expired().where(slices.c.id.in_(ids)).order_by(slices.c.id)
         for row in conn.execute(chosen.with_for_update(skip_locked=True)).fetchall():
             release_reserve(conn, row.batch_id, row.reserved_usd)

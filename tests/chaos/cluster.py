@@ -59,6 +59,7 @@ class Cluster:
         self.callers: dict[str, str] = {}  # worker → the name of its present incarnation, by which the witness knows it
         self._births = 0
         self._stopped: dict[str, Event] = {}  # SIGSTOPped child → its freeze
+        self._stopped_writers: dict[str, Event] = {}
         self._timed: list[tuple[float, Callable[[], None]]] = []  # (monotonic time, what ends then)
         self._lock = threading.RLock()  # users wait for answers while the nurse goes on
         self._is_closing = threading.Event()
@@ -214,6 +215,8 @@ class Cluster:
         if name not in self._stopped:
             self.children[name].signal_group(signal.SIGSTOP)
             self._stopped[name] = self.history.note("freeze", self.callers.get(name, name), time.time())
+            if self.postgres is None:  # SQLite has one writer: it may have been this one
+                self._stopped_writers[name] = self.history.note("database", name, time.time())
             self._later(seconds, lambda: self.continue_child(name))
 
     @_one_at_a_time
@@ -268,6 +271,8 @@ class Cluster:
         event = self._stopped.pop(name, None)
         if event is not None:
             event.end = time.time()
+        if writer := self._stopped_writers.pop(name, None):
+            writer.end = time.time()
         return event is not None
 
     @_one_at_a_time

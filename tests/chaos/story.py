@@ -210,13 +210,13 @@ class Users:
         budget = facts["budget_usd"]
         if budget is not None and facts["pause_reason"] == "budget":
             told.overrun_usd = max(told.overrun_usd, facts["cost_usd"] - budget)
-            self._act(told, "resume", {"budget_usd": budget * 4})
+            self._resume(told, {"budget_usd": budget * 4})
 
-    def _resume(self, told: Told) -> None:
+    def _resume(self, told: Told, body: dict[str, Any] | None = None) -> None:
         for stop in told.stops:
             if stop.why == "pause":
                 stop.end = min(stop.end, time.time())  # it may arrive although its answer does not
-        self._act(told, "resume")
+        self._act(told, "resume", body)
 
     def _act(self, told: Told, verb: str, body: dict[str, Any] | None = None) -> Any:
         path = f"/batches/{told.batch_id}/{verb}"

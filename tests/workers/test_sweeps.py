@@ -9,14 +9,18 @@ from batch.operations import retention
 from batch.operations.end_batches import STUCK_AFTER_S
 from batch.operations.world import World
 from batch.settings import LEASE_S
+from batch.storage import rescues
 from batch.storage.claims import claim_slices
 from batch.storage.engine import db_now
 from batch.storage.jobs import JOB_LEASE_S
+from batch.storage.leases import renew_if_held
 from batch.storage.sweeps import SWEEP_LEASE_S, due_sweeps, ensure_sweeps, take_if_due
 from batch.storage.tables import batches, files, slices, sweeps
 from batch.storage.watch import claimable_lanes
 from tests.harness.rows import lapse_leases
 from tests.harness.worlds import create, ingest, jsonl, make_world, request_line, upload
+from workers import jobs as jobs_module
+from workers.jobs import Jobs
 from workers.schedule import SWEEPS
 from workers.sweeps import run_sweep
 
@@ -67,6 +71,44 @@ def test_slices_of_a_dead_worker_are_ready_again(world: World) -> None:
     assert run_sweep("expire_leases", world, "test").startswith("expired 1")
     with world.db.read() as conn:
         assert conn.execute(sa.select(slices.c.state).where(slices.c.batch_id == batch.id)).scalar_one() == "ready"
+
+
+def test_a_look_that_waited_long_for_the_database_takes_no_slice(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its holder waited too, and comes first: it renews, and nothing is asked again."""
+    ingest(world, lines())
+    with world.db.read() as conn:
+        [lane] = claimable_lanes(conn)
+    [claim] = claim_slices(world.db, lane, "alive", want_lines=9)
+    lapse_leases(world.db)
+    monkeypatch.setattr(rescues, "STALE_S", -1.0)
+    assert run_sweep("expire_leases", world, "test").startswith("expired 0")
+    assert renew_if_held(world.db, "alive", {claim.slice_id: claim.epoch}) == {claim.slice_id}
+
+
+def test_after_an_outage_holders_renew_before_slices_are_taken(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep is put off by the time of one renewal; afterwards it takes what nobody renewed."""
+    jobs = Jobs(world.settings)
+    ingest(world, lines())
+    with world.db.read() as conn:
+        [lane] = claimable_lanes(conn)
+    claim_slices(world.db, lane, "dead", want_lines=9)
+    lapse_leases(world.db)
+    ensure_sweeps(world.db, SWEEPS)
+    monkeypatch.setattr(jobs_module, "AWAY_S", -1.0)
+    jobs.sweep("expire_leases")
+    with world.db.write() as conn:
+        assert conn.execute(sa.select(slices.c.state)).scalar_one() == "leased"
+        conn.execute(sa.update(sweeps).values(due_at=1))
+    monkeypatch.setattr(jobs_module, "AWAY_S", 60.0)
+    jobs._patient_until = 0.0
+    jobs.sweep("expire_leases")
+    with world.db.read() as conn:
+        assert conn.execute(sa.select(slices.c.state)).scalar_one() == "ready"
+    jobs.stop()
 
 
 def test_lost_bells_are_rung_again(world: World) -> None:
