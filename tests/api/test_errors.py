@@ -176,7 +176,8 @@ def test_health_readiness_and_metrics(http: httpx.Client) -> None:
 
 def test_readiness_with_a_broker(tmp_path: Path, valkey_url: str) -> None:
     with running_api(tmp_path, BATCHMILL_REDIS_URL=valkey_url) as api, api.http() as http:
-        assert http.get("/readyz").json() == {"status": "ok", "database": "ok", "broker": "ok", "files": "ok", "disk": "ok"}
+        ready = {"status": "ok", "database": "ok", "broker": "ok", "files": "ok", "disk": "ok"}
+        assert http.get("/readyz").json() == ready
 
 
 def test_a_cut_upload_leaves_nothing_behind(api: RunningApi, http: httpx.Client) -> None:
