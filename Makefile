@@ -44,7 +44,7 @@ test: $(DEV)
 	@$(BIN)/python -m pytest -q -m "not chaos" -n 2 --dist loadfile $(ARGS)
 
 lint: $(DEV)
-	@$(BIN)/ruff check .
+	@$(BIN)/ruff check --no-cache .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from batch.storage.migrate import migrate
 
 from batch.storage.engine import Database
+from batch.storage.migrate import migrate
 from tests.harness.databases import fresh_postgres, postgres_cluster
 from tests.harness.servers import running_valkey
 
