@@ -25,6 +25,7 @@ def create_app(world: World) -> FastAPI:
     install_handlers(app)
     for module in (files, uploads, batches, models, webhooks, health):
         app.include_router(module.router)
+    app.router.routes.insert(0, batches.POLL)
     app.add_middleware(Frame, world=world, access=Access(world))
     return app
 
