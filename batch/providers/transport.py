@@ -19,6 +19,7 @@ from pyreqwest.bytes import Bytes
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.compatibility.httpx import HttpxTransport
 from pyreqwest.request import RequestBuilder
+from pyreqwest.response import ResponseBodyReader
 
 from batch.clock import SYSTEM_CLOCK, Clock
 from batch.domain.errors import InvalidConfiguration
@@ -92,7 +93,7 @@ class DirectTransport:
             async with builder.build_streamed() as response:
                 headers = dict(response.headers)
                 reading = _Reading(self._clock, started, request.stream and _is_sse(headers), self._max_bytes)
-                body = await reading.all_of(response.body_reader.read_chunk)
+                body = await reading.whole(response.body_reader, headers)
                 return UpstreamResponse(response.status, headers, body, reading.first_byte_s)
         except FOREIGN as error:
             raise translate(error) from None
@@ -126,7 +127,10 @@ class HttpxSeam:
                 inner = response.extensions.get("pyreqwest_response")
                 headers: dict[str, str] = dict(response.headers if inner is None else inner.headers)
                 reading = _Reading(self._clock, started, request.stream and _is_sse(headers), self._max_bytes)
-                body = await reading.all_of(_chunks(response) if inner is None else inner.body_reader.read_chunk)
+                if inner is None:
+                    body = await reading.all_of(_chunks(response))
+                else:
+                    body = await reading.whole(inner.body_reader, headers)
             finally:
                 await response.aclose()
             return UpstreamResponse(response.status_code, headers, body, reading.first_byte_s)
@@ -154,6 +158,16 @@ class _Reading:
         self._is_sse = is_sse
         self._max_bytes = max_bytes
         self.first_byte_s = clock.monotonic() - started
+
+    async def whole(self, reader: ResponseBodyReader, headers: Mapping[str, str]) -> bytes:
+        """pyreqwest's body; at once where its length is known: each piece costs a turn of the interpreter's lock.
+
+        A body that is decompressed has no content-length any more, and comes in pieces that are counted.
+        """
+        length = headers.get("content-length", "")
+        if not self._is_sse and length.isdecimal() and int(length) <= self._max_bytes:
+            return bytes(await reader.bytes())
+        return await self.all_of(reader.read_chunk)
 
     async def all_of(self, next_chunk: NextChunk) -> bytes:
         if self._is_sse:
