@@ -135,9 +135,13 @@ def _make_sqlite(url: sa.URL) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def set_pragmas(connection: Any, _record: Any) -> None:
+        new_file = (
+            "page_size=16384",  # a line of 2 kB stays in its page (3 times the ingest of 4 kB pages)
+            "auto_vacuum=INCREMENTAL",  # takes the write lock: on an open database it would wait for any writer
+        )
+        is_new = connection.execute("PRAGMA page_count").fetchone()[0] == 0
         for pragma in (
-            "page_size=16384",  # new files only: a line of 2 kB stays in its page (3 times the ingest of 4 kB pages)
-            "auto_vacuum=INCREMENTAL",
+            *(new_file if is_new else ()),
             "journal_mode=WAL",
             "synchronous=FULL",
             "busy_timeout=30000",

@@ -213,6 +213,23 @@ def test_a_serialization_failure_is_done_again(postgres_url: str) -> None:
     other.close()
 
 
+def test_reading_never_waits_for_a_writer_in_sqlite(sqlite_url: str) -> None:
+    """Not even on a connection that must be opened first."""
+    foreign, db = Database(sqlite_url), Database(sqlite_url)
+    with foreign.write():
+        reading = threading.Thread(target=lambda: batch_count(db), daemon=True)
+        reading.start()
+        reading.join(5)
+        assert not reading.is_alive()
+    db.close()
+    foreign.close()
+
+
+def batch_count(db: Database) -> int:
+    with db.read() as conn:
+        return int(conn.execute(sa.select(sa.func.count()).select_from(batches)).scalar_one())
+
+
 def test_a_foreign_writer_in_sqlite_is_waited_for_and_then_reported(sqlite_url: str) -> None:
     """Somebody's open transaction: busy for a while is a wait, busy for longer is Unavailable."""
     db, foreign = Database(sqlite_url), Database(sqlite_url)
