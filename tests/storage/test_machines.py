@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from batch.domain.states import BATCH_TRANSITIONS, SLICE_TRANSITIONS
 from batch.storage import batches as batch_rows
@@ -37,6 +37,8 @@ from tests.harness.rows import make_batch, make_lane, result_of
 
 LINES, PER_SLICE = 7, 3
 OWNERS = ("one", "one", "two")
+PICK = st.integers(0, 63)  # of whatever there is then: what is drawn must not hang on what a database did
+WAIT_S = 3600.0  # over when a rule says so, never by itself
 WALKS = {"batch": {(row.source, row.target) for row in BATCH_TRANSITIONS},
          "slice": {(row.source, row.target) for row in SLICE_TRANSITIONS}}  # fmt: skip
 
@@ -68,44 +70,44 @@ class Machine(RuleBasedStateMachine):
             assert self._batch().status == "in_progress" and self._batch().sealed_at is None
         self.held += taken
 
-    @precondition(lambda self: self.held)
-    @rule(data=st.data())
-    def record(self, data: Any) -> None:
+    @rule(pick=PICK, lines=st.lists(st.tuples(PICK, st.booleans()), min_size=1, max_size=6), closes=st.booleans())
+    def record(self, pick: int, lines: list[tuple[int, bool]], closes: bool) -> None:
         """Any believed holder records any of its lines; some fail; a group may close the slice."""
-        owner, one = data.draw(st.sampled_from(self.held))
-        lines = data.draw(st.lists(st.sampled_from(one.lines), min_size=1, max_size=4))
-        oks = [data.draw(st.booleans()) for _ in lines]
+        if not self.held:
+            return
+        owner, one = self._believed(pick)
+        told = [(one.lines[which % len(one.lines)], ok) for which, ok in lines]
         was_sealed, is_held = self._batch().sealed_at is not None, self._is_held(owner, one)
-        rows = [result_of(one, line, ok=ok) for line, ok in zip(lines, oks, strict=True)]
-        report = record_group(self.db, rows, owner, [one] if data.draw(st.booleans()) else [])
+        rows = [result_of(one, line, ok=ok) for line, ok in told]
+        report = record_group(self.db, rows, owner, [one] if closes else [])
         taken = 0
-        for line, ok in zip(lines, oks, strict=True):
+        for line, ok in told:
             if line not in self.answered and not was_sealed and (ok or is_held):
                 self.answered[line] = ok
                 taken += 1
         assert report.recorded == taken
 
-    @precondition(lambda self: self.held)
-    @rule(data=st.data())
-    def give_back(self, data: Any) -> None:
-        owner, one = data.draw(st.sampled_from(self.held))
-        kept = data.draw(st.lists(st.sampled_from(one.lines), unique=True, max_size=len(one.lines) - 1))
-        released = [
-            Release(line, {"spent": 1}, data.draw(st.sampled_from([0.0, 0.0, 0.001])), data.draw(st.booleans()))
-            for line in one.lines if line not in kept
-        ]  # fmt: skip
+    @rule(pick=PICK, kept=st.sets(st.integers(0, PER_SLICE - 1), max_size=PER_SLICE - 1), waits=st.booleans())
+    def give_back(self, pick: int, kept: set[int], waits: bool) -> None:
+        if not self.held:
+            return
+        owner, one = self._believed(pick)
+        keep = [line for index, line in enumerate(one.lines) if index in kept and index]
+        given = [line for line in one.lines if line not in keep]
+        released = [Release(line, {"spent": 1}, WAIT_S if waits else 0.0, bool(line % 2)) for line in given]
         was_held = self._is_held(owner, one)
-        assert give_back_if_held(self.db, owner, one, released, keep=kept) == was_held
+        assert give_back_if_held(self.db, owner, one, released, keep=keep) == was_held
         if was_held:
             self.held.remove((owner, one))
-            if kept:
-                one.lines = kept
+            if keep:
+                one.lines = keep
                 self.held.append((owner, one))
 
-    @precondition(lambda self: self.held)
-    @rule(data=st.data())
-    def renew(self, data: Any) -> None:
-        owner, one = data.draw(st.sampled_from(self.held))
+    @rule(pick=PICK)
+    def renew(self, pick: int) -> None:
+        if not self.held:
+            return
+        owner, one = self._believed(pick)
         was_held = self._is_held(owner, one)
         assert (renew_if_held(self.db, owner, {one.slice_id: one.epoch}) == {one.slice_id}) == was_held
 
@@ -118,6 +120,11 @@ class Machine(RuleBasedStateMachine):
             conn.execute(sa.update(slices).where(slices.c.state == "leased").values(lease_until=db_now() - 1))
         if found:
             expire_leases(self.db)
+
+    @rule()
+    def let_waits_pass(self) -> None:
+        with self.db.write() as conn:
+            conn.execute(sa.update(slices).where(slices.c.not_before.is_not(None)).values(not_before=db_now() - 1))
 
     @rule(which=st.sampled_from([expire_leases, wake_slices, close_resolved, end_leftovers]))
     def sweep(self, which: Any) -> None:
@@ -140,10 +147,11 @@ class Machine(RuleBasedStateMachine):
         with self.db.write() as conn:
             batch_rows.resume_if_paused(conn, self.batch, budget_usd=None, max_failure_share=None)
 
-    @precondition(lambda self: len(self.answered) >= 3)
     @rule(cancelled=st.booleans(), grace_s=st.sampled_from([None, 0.0, 60.0]))
     def end(self, cancelled: bool, grace_s: float | None) -> None:
-        """Cancelled, or out of time; sealed at once, when it is quiet, or later."""
+        """Cancelled, or out of time; sealed at once, when it is quiet, or later; not before some work is done."""
+        if len(self.answered) < 4:
+            return
         with self.db.write() as conn:
             if cancelled:
                 batch_rows.cancel_if_open(conn, self.batch)
@@ -152,9 +160,10 @@ class Machine(RuleBasedStateMachine):
             if grace_s is not None:
                 batch_rows.seal_if_quiet(conn, self.batch, grace_s)
 
-    @precondition(lambda self: self._batch().sealed_at is not None)
     @rule()
     def publish(self) -> None:
+        if self._batch().sealed_at is None:
+            return
         with self.db.write() as conn:
             epoch = jobs.take_job_if_free(conn, self.batch, Job.FINALIZE, "jobs")
             if epoch is not None:
@@ -203,6 +212,9 @@ class Machine(RuleBasedStateMachine):
 
     # reading
 
+    def _believed(self, pick: int) -> tuple[str, SliceClaim]:
+        return self.held[pick % len(self.held)]
+
     def _states(self, batch: Any, cut: Any) -> dict[tuple[str, int], str]:
         return {("batch", 0): batch.status} | {("slice", row.id): row.state for row in cut}
 
@@ -240,7 +252,7 @@ def test_batches_and_slices_keep_their_laws_on_any_walk(walked: type[Machine]) -
     run_state_machine_as_test(
         walked,
         settings=settings(
-            max_examples=60, stateful_step_count=30, deadline=None, derandomize=True, database=None,
+            max_examples=60, stateful_step_count=40, deadline=None, derandomize=True, database=None,
             suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip
