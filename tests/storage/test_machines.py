@@ -87,6 +87,17 @@ class Machine(RuleBasedStateMachine):
                 taken += 1
         assert report.recorded == taken
 
+    @rule(pick=PICK)
+    def work_through(self, pick: int) -> None:
+        """The plain way: one claim, every line answered, the slice closed in the same group."""
+        if self.held:
+            owner, one = self._believed(pick)
+            was_sealed = self._batch().sealed_at is not None
+            report = record_group(self.db, [result_of(one, line, ok=True) for line in one.lines], owner, [one])
+            fresh = [line for line in one.lines if line not in self.answered and not was_sealed]
+            self.answered |= dict.fromkeys(fresh, True)
+            assert report.recorded == len(fresh)
+
     @rule(pick=PICK, kept=st.sets(st.integers(0, PER_SLICE - 1), max_size=PER_SLICE - 1), waits=st.booleans())
     def give_back(self, pick: int, kept: set[int], waits: bool) -> None:
         if not self.held:
