@@ -37,7 +37,7 @@ class LineProblem(NamedTuple):
     custom_id: str | None = None
 
 
-UNREADABLE = LineProblem("invalid_json_line", "This line is not parseable as valid JSON.", None)
+UNREADABLE = "invalid_json_line"
 
 
 class _Envelope(msgspec.Struct, gc=False):
@@ -113,10 +113,10 @@ def _explain(raw: bytes, endpoint: str) -> LineProblem:
     """The slow path: what exactly is wrong."""
     try:
         line = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return UNREADABLE
+    except orjson.JSONDecodeError as error:
+        return _unreadable(_why_unreadable(raw, error))
     if not isinstance(line, dict):
-        return UNREADABLE
+        return _unreadable(_NOT_ONE_OBJECT)
     return _explain_custom_id(line) or _explain_rest(line, endpoint, _custom_id(line))
 
 
@@ -154,7 +154,29 @@ def _explain_rest(line: dict[str, Any], endpoint: str, custom_id: str | None) ->
         if not isinstance(line.get(name, {}), dict):
             message = f"Invalid type for '{name}': expected an object, but got {_kind(line[name])} instead."
             return LineProblem("invalid_type", message, name, custom_id)
-    return UNREADABLE  # the two parsers disagree: nested deeper than either will send
+    return _unreadable("It is nested too deeply.")  # the two parsers disagree
+
+
+def _unreadable(why: str) -> LineProblem:
+    return LineProblem(UNREADABLE, f"This line is not parseable as valid JSON. {why}", None)
+
+
+_NOT_ONE_OBJECT = "A JSONL file holds one object per line."
+
+
+def _why_unreadable(raw: bytes, error: orjson.JSONDecodeError) -> str:
+    """The usual slips by name; else where the parser stopped and why. Never the text itself."""
+    try:
+        text = raw.decode().strip()
+    except UnicodeDecodeError as fault:
+        return f"Byte {fault.start + 1} is not UTF-8."
+    if text[:1] == "[":
+        return _NOT_ONE_OBJECT
+    if text[-1:] == ",":
+        return "It ends in a comma."
+    if text[:1] == "{" and text[-1:] != "}":
+        return "It does not end in }; is the object spread over several lines, or cut off?"
+    return f"Column {error.colno}: {error.msg}."
 
 
 def _custom_id(line: dict[str, Any]) -> str | None:

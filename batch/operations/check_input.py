@@ -19,7 +19,7 @@ from batch.completions.rules import CHAT, check_body, misspelt_keys
 from batch.completions.schema import SchemaCache
 from batch.completions.tokens import estimate, max_output_tokens
 from batch.domain.errors import InvalidRequest, UnknownModel
-from batch.domain.line import UNREADABLE, InputLine, LineProblem, merge_defaults, parse_line
+from batch.domain.line import InputLine, LineProblem, merge_defaults, parse_line
 from batch.domain.options import BatchOptions
 from batch.files.jsonl import GZIP_MAGIC, inflate, iter_lines
 from batch.files.local_file import read_blocks
@@ -174,8 +174,7 @@ class _Checker:
                 continue
             line = parse_line(raw.data, self._endpoint)
             if isinstance(line, LineProblem):
-                hint = "" if line is not UNREADABLE else " " + _why_unreadable(raw.data)
-                self.found.report(raw.number, line.code, line.message + hint.rstrip(), line.param)
+                self.found.report(raw.number, line.code, line.message, line.param)
             else:
                 self._check_line(raw.number, line)
         if not self.found.requests:
@@ -290,15 +289,3 @@ class _Checker:
 
 def _share_limits(one: LaneForecast, other: LaneForecast) -> bool:
     return one is other or (one.provider == other.provider and one.limits.scope == "key")
-
-
-def _why_unreadable(data: bytes) -> str:
-    """A hint for the usual slips: an array of requests, a comma at the end, a cut line."""
-    text = data.strip()
-    if text[:1] == b"[":
-        return "A JSONL file holds one object per line, not an array."
-    if text[-1:] == b",":
-        return "It ends in a comma."
-    if text[:1] == b"{" and text[-1:] != b"}":
-        return "It does not end in }; is the object spread over several lines, or cut off?"
-    return ""

@@ -180,5 +180,5 @@ def _read_ids(world: World, file: FileRow, renew: Renew) -> Iterator[tuple[RawLi
 
 def _input_error(raw: RawLine, custom_id: str | None) -> BatchError:
     if custom_id is None:
-        return BatchError(UNREADABLE.code, "This line has no readable custom_id.", "custom_id", raw.number)
+        return BatchError(UNREADABLE, "This line has no readable custom_id.", "custom_id", raw.number)
     return BatchError("duplicate_custom_id", f"The custom_id '{custom_id}' was used before.", "custom_id", raw.number)

@@ -110,21 +110,21 @@ def test_every_bad_line_is_reported_and_nothing_starts(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("body", "why"),
     [
-        b'{"custom_id":"z","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":"\xff"}}',
-        b'{"custom_id":"z","method":"POST","url":"/v1/chat/completions","body":{"a":"\x00"}}',
-        b'{"custom_id":"z","method":"POST","url":"/v1/chat/completions","body":' + b"[" * 5000 + b"]" * 5000 + b"}",
-        b'{"custom_id":"\\ud800","method":"POST","url":"/v1/chat/completions","body":{}}',
-        b'["not an object"]',
-        b"null",
+        (b'{"model":"m","messages":"\xff"}', "Byte 95 is not UTF-8."),
+        (b'{"a":"\x00"}', "Column 76: unexpected control character in string."),
+        (b"[" * 5000 + b"]" * 5000, "Column 1094: depth limit exceeded."),
+        (b'"\\ud800"', "Column 71: no low surrogate in string."),
     ],
-    ids=["invalid UTF-8", "raw NUL", "deep nesting", "lone surrogate", "array", "null"],
+    ids=["invalid UTF-8", "raw NUL", "deep nesting", "lone surrogate"],
 )
-def test_unreadable_lines_have_one_outcome(sqlite_world: World, line: bytes) -> None:
+def test_an_unreadable_line_says_where_and_why(sqlite_world: World, body: bytes, why: str) -> None:
     """`invalid_json_line`, whatever the parser dislikes."""
+    line = b'{"custom_id":"z","method":"POST","url":"/v1/chat/completions","body":' + body + b"}"
     batch = ingest(sqlite_world, jsonl([request_line("a"), line]))
     assert errors(sqlite_world, batch) == [("invalid_json_line", None, 2)]
+    assert why in get_batch_errors(sqlite_world, [batch.id])[batch.id][0].message
 
 
 def test_a_nul_in_a_text_is_a_character_and_in_a_custom_id_an_error(world: World) -> None:

@@ -92,3 +92,11 @@ def test_custom_ids_that_come_twice_are_candidates_and_no_others(names: list[str
     repeated = seen.repeated()
     assert {name for name in names if hash(name) in repeated} == {name for name in names if names.count(name) > 1}
     assert len(seen) == len(names)
+
+
+@pytest.mark.parametrize("line", [b'["not an object"]', b"null", b'{"a":', b'{"a":1},'])
+def test_a_line_that_is_no_object_says_what_was_probably_meant(line: bytes) -> None:
+    """Without a column: the slip is of the file, not of a character."""
+    problem = parse_line(line, "/v1/chat/completions")
+    assert isinstance(problem, LineProblem)
+    assert problem.code == "invalid_json_line" and "Column" not in problem.message
