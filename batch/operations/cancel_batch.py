@@ -20,12 +20,7 @@ def cancel_batch(world: World, project_id: int, public_id: str) -> BatchRow:
     Raises NotFound; Conflict when it has ended otherwise or is past changing.
     """
     batch = get_batch(world, project_id, public_id)
-
-    def cancel() -> str | None:
-        with world.db.write() as conn:
-            return batches.cancel_if_open(conn, batch.id)
-
-    source = world.db.retrying(cancel)
+    source = world.db.transact(batches.cancel_if_open, batch.id)
     batch = get_batch(world, project_id, public_id)
     if source is None:
         if batch.status in ("cancelling", "cancelled"):

@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
+from sqlalchemy import Connection
 
 from batch.domain.errors import Conflict, Forbidden, InvalidRequest
+from batch.domain.ids import new_id
 from batch.domain.options import BatchOptions
 from batch.operations.upload import check_expiry
 from batch.operations.webhook_targets import check_target
@@ -52,30 +54,33 @@ def create_batch(
     key = idempotency_key or body.get("idempotency_key")
     request_hash = _hash(body)
 
-    def insert() -> tuple[BatchRow | None, bool]:
-        with world.db.write() as conn:
-            made = _made_before(conn, project.id, api_key_id, key, request_hash, retry_count)
-            if made is not None:
-                return made, False
-            file = files.find_file(conn, project.id, body["input_file_id"])
-            batch = batches.insert_batch(
-                conn,
-                window_s=window_s,
-                project_id=project.id,
-                input_file_id=file.id if file else None,
-                parent_id=parent_id,
-                idempotency_key=key,
-                request_hash=request_hash,
-                api_key_id=api_key_id,
-                **_as_asked(body, options),
-            )
-            return batch, True
+    public_id = new_id("batch_")
 
-    batch, is_new = world.db.retrying(insert)
-    if batch is None:  # another process took the idempotency key between our look and our insert
-        batch, is_new = world.db.retrying(insert)
+    def insert(conn: Connection) -> BatchRow | None:
+        made = _made_before(conn, project.id, api_key_id, key, request_hash, retry_count)
+        if made is not None:
+            return made
+        file = files.find_file(conn, project.id, body["input_file_id"])
+        made = batches.insert_batch(
+            conn,
+            window_s=window_s,
+            public_id=public_id,
+            project_id=project.id,
+            input_file_id=file.id if file else None,
+            parent_id=parent_id,
+            idempotency_key=key,
+            request_hash=request_hash,
+            api_key_id=api_key_id,
+            **_as_asked(body, options),
+        )
+        # else: our own commit whose answer was lost, or another process took the idempotency key just now
+        return made or batches.find_batch(conn, project.id, public_id) or _made_before(
+            conn, project.id, api_key_id, key, request_hash, retry_count
+        )
+
+    batch = world.db.transact(insert)
     assert batch is not None
-    if is_new:
+    if batch.public_id == public_id:
         world.bells.ingest(batch.id)
     return batch
 
@@ -96,7 +101,7 @@ def _as_asked(body: Mapping[str, Any], options: BatchOptions) -> dict[str, Any]:
 
 
 def _made_before(
-    conn: Any,
+    conn: Connection,
     project_id: int,
     api_key_id: int | None,
     key: str | None,
@@ -112,6 +117,7 @@ def _made_before(
                 code="idempotency_key_reused",
             )
         return made
+    batches.lock_requests_like(conn, request_hash)
     if retry_count >= 1:
         return batches.find_recent_twin(conn, project_id, api_key_id, request_hash, TWIN_WITHIN_S)
     return None

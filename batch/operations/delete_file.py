@@ -12,10 +12,5 @@ from batch.storage import files
 
 def delete_file(world: World, project_id: int, public_id: str) -> None:
     """Raises NotFound when there is no such file, or no longer."""
-
-    def mark() -> bool:
-        with world.db.write() as conn:
-            return files.mark_deleted_if_live(conn, project_id, public_id)
-
-    if not world.db.retrying(mark):
+    if not world.db.transact(files.mark_deleted_if_live, project_id, public_id):
         raise NotFound(f"No such File object: {public_id}", param="id")

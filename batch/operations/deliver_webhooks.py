@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Connection
+
 from batch.domain.signatures import signature_headers
 from batch.operations.webhook_targets import Answer, post_webhook
 from batch.operations.world import World
@@ -38,12 +40,10 @@ class DeliveryReport:
 
 def deliver_webhooks(world: World) -> DeliveryReport:
     """Fan out new events, send what is due, write down what came of it."""
-    fanned = world.db.retrying(lambda: _address_events(world))
-    with world.db.write() as connection:
-        due = webhooks.lease_due(connection, _PASS_ROWS, _LEASE_MS)
+    fanned = world.db.transact(_address_events, world)
+    due = world.db.transact(webhooks.lease_due, _PASS_ROWS, _LEASE_MS)
     if not due:
-        with world.db.write() as connection:
-            webhooks.purge_finished(connection, KEEP_FINISHED_MS)
+        world.db.transact(webhooks.purge_finished, KEEP_FINISHED_MS)
         return DeliveryReport(more=fanned == _PASS_ROWS)
     with ThreadPoolExecutor(min(_PARALLEL, len(due)), thread_name_prefix="webhook") as pool:
         ends = list(pool.map(lambda row: _deliver(world, row), due))
@@ -52,16 +52,15 @@ def deliver_webhooks(world: World) -> DeliveryReport:
     )
 
 
-def _address_events(world: World) -> int:
-    with world.db.write() as connection:
-        events = webhooks.unaddressed_events(connection, _PASS_ROWS)
-        for event in events:
-            targets: dict[str, int | None] = dict.fromkeys(world.settings.webhook_urls)
-            own = (event.options or {}).get("webhook_url")
-            if own:
-                targets[own] = None
-            targets.update(webhooks.endpoints_for(connection, event.project_id, event.event))
-            webhooks.address_event(connection, event, list(targets.items()))
+def _address_events(connection: Connection, world: World) -> int:
+    events = webhooks.unaddressed_events(connection, _PASS_ROWS)
+    for event in events:
+        targets: dict[str, int | None] = dict.fromkeys(world.settings.webhook_urls)
+        own = (event.options or {}).get("webhook_url")
+        if own:
+            targets[own] = None
+        targets.update(webhooks.endpoints_for(connection, event.project_id, event.event))
+        webhooks.address_event(connection, event, list(targets.items()))
     return len(events)
 
 
@@ -74,7 +73,7 @@ def _deliver(world: World, row: Any) -> str:
         answer = post_webhook(
             row.live_url or row.url, body, headers, allow_private=world.settings.webhook_allow_private
         )
-    return world.db.retrying(lambda: _record(world, row, answer))
+    return world.db.transact(_record, world, row, answer)
 
 
 def _secrets(world: World, row: Any) -> list[str]:
@@ -85,20 +84,18 @@ def _secrets(world: World, row: Any) -> list[str]:
     return [row.secret, row.old_secret] if old_holds else [row.secret]
 
 
-def _record(world: World, row: Any, answer: Answer) -> str:
-    fields = {"event_type": row.event, "webhook_id": row.webhook_id, "attempts": row.attempts}
-    with world.db.write() as connection:
-        if answer.is_success:
-            webhooks.mark_delivered(connection, row.id, answer.status or 200)
-            end = "delivered"
-        else:
-            wait_ms = backoff_ms(row.attempts, world.clock.uniform(0.8, 1.2))
-            ended = row.now + wait_ms > row.created_at + GIVE_UP_AFTER_MS or (
-                row.endpoint_id is not None and row.live_endpoint_id is None
-            )
-            webhooks.mark_failed(connection, row.id, answer.status, None if ended else wait_ms)
-            end = "given_up" if ended else "failed"
-    emit(f"webhook_{end}", **fields, reason=answer.reason)
+def _record(connection: Connection, world: World, row: Any, answer: Answer) -> str:
+    if answer.is_success:
+        webhooks.mark_delivered(connection, row.id, answer.status or 200)
+        end = "delivered"
+    else:
+        wait_ms = backoff_ms(row.attempts, world.clock.uniform(0.8, 1.2))
+        ended = row.now + wait_ms > row.created_at + GIVE_UP_AFTER_MS or (
+            row.endpoint_id is not None and row.live_endpoint_id is None
+        )
+        webhooks.mark_failed(connection, row.id, answer.status, None if ended else wait_ms)
+        end = "given_up" if ended else "failed"
+    emit(f"webhook_{end}", event_type=row.event, webhook_id=row.webhook_id, attempts=row.attempts, reason=answer.reason)
     return end
 
 

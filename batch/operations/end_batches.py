@@ -16,12 +16,7 @@ _PER_PASS = 200
 
 def seal_batch_if_quiet(world: World, batch_id: int) -> bool:
     """Seal a cancelling or overdue batch that no worker holds lines of (or whose grace time is over)."""
-
-    def seal() -> bool:
-        with world.db.write() as conn:
-            return batches.seal_if_quiet(conn, batch_id, world.settings.cancel_grace_s)
-
-    is_sealed = world.db.retrying(seal)
+    is_sealed = world.db.transact(batches.seal_if_quiet, batch_id, world.settings.cancel_grace_s)
     if is_sealed:
         world.bells.finalize(batch_id)
     return is_sealed

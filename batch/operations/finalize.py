@@ -7,9 +7,13 @@ leaves blobs without a row, which are swept after a day; the next finalize write
 
 from __future__ import annotations
 
+from typing import Any
+
+from sqlalchemy import Connection
+
 from batch import telemetry
 from batch.operations.world import World
-from batch.operations.write_files import LineFile, Written, write_results, write_unread
+from batch.operations.write_files import LineFile, Renew, Written, write_results, write_unread
 from batch.storage import batches, files, jobs, output, webhooks
 from batch.storage.batches import BatchRow
 from batch.storage.jobs import JOB_LEASE_S, Job
@@ -23,12 +27,7 @@ def finalize_batch(world: World, batch_id: int, owner: str) -> str:
     """What came of it: the terminal status, or "idle" (nothing to do, or another does it), "lost" (taken over),
     "mismatch" (the counts disagree: nothing is published, and an error event says so).
     """
-
-    def take() -> int | None:
-        with world.db.write() as conn:
-            return jobs.take_job_if_free(conn, batch_id, Job.FINALIZE, owner)
-
-    epoch = world.db.retrying(take)
+    epoch = world.db.transact(jobs.take_job_if_free, batch_id, Job.FINALIZE, owner)
     if epoch is None:
         return "idle"
     with world.db.read() as conn:
@@ -47,19 +46,19 @@ def finalize_batch(world: World, batch_id: int, owner: str) -> str:
 
 
 def _write_and_publish(world: World, batch: BatchRow, epoch: int, written: Written) -> str:
-    lease = _Lease(world, batch.id, epoch)
+    renew = _renewing(world, batch.id, epoch)
     if was_read(batch):
-        write_results(world, batch, written, lease.renew)
+        write_results(world, batch, written, renew)
         if not _is_conserved(batch, written):
             return "mismatch"
     else:
         with world.db.read() as conn:
             file = files.load_file(conn, batch.input_file_id) if batch.input_file_id else None
-        write_unread(world, batch, file, written, lease.renew)
+        write_unread(world, batch, file, written, renew)
     if written.total == 0:
         written.errors.open()  # no terminal batch without a file, except a failed one
     written.commit()
-    status = world.db.retrying(lambda: _publish(world, batch, epoch, written))
+    status = world.db.transact(_publish, world, batch, epoch, written)
     telemetry.emit("batch_state", status=status, batch=batch.public_id)
     world.bells.deliver_webhooks()
     return status
@@ -94,55 +93,41 @@ def _is_conserved(batch: BatchRow, written: Written) -> bool:
     return is_whole
 
 
-def _publish(world: World, batch: BatchRow, epoch: int, written: Written) -> str:
-    with world.db.write() as conn:
-        expires_after_s = batch.output_expires_after_s or world.settings.output_expires_after_s or None
-        ids: dict[str, int | None] = {}
-        for name, file in (("output", written.output), ("error", written.errors)):
-            ids[name] = None
-            if file.writer is not None:
-                row = files.insert_file(
-                    conn,
-                    project_id=batch.project_id,
-                    purpose="batch_output",
-                    filename=f"{batch.public_id}_{name}.jsonl",
-                    size_bytes=file.writer.size,
-                    blob=file.writer.name,
-                    sha256=file.sha256,
-                    expires_after_s=expires_after_s,
-                )
-                ids[name] = row.id
-        values = {}
-        if written.input_errors is not None:
-            output.replace_errors(conn, batch.id, written.input_errors)
-            values = {"total": written.total, "completed": 0, "failed": 0}
-        status = jobs.publish_if_held(
-            conn, batch.id, epoch, source=batch.status,
-            output_file_id=ids["output"], error_file_id=ids["error"], **values,
-        )  # fmt: skip
-        if status is None:
-            raise _Lost  # rolls the file rows back
-        webhooks.enqueue_event(conn, batch, f"batch.{status}")
-        return status
+def _publish(conn: Connection, world: World, batch: BatchRow, epoch: int, written: Written) -> str:
+    values: dict[str, Any] = {}
+    for name, file in (("output", written.output), ("error", written.errors)):
+        if file.writer is not None:
+            row = files.insert_file(
+                conn,
+                project_id=batch.project_id,
+                purpose="batch_output",
+                filename=f"{batch.public_id}_{name}.jsonl",
+                size_bytes=file.writer.size,
+                blob=file.writer.name,
+                sha256=file.sha256,
+                expires_after_s=batch.output_expires_after_s or world.settings.output_expires_after_s or None,
+            )
+            values[f"{name}_file_id"] = row.id
+    if written.input_errors is not None:
+        output.replace_errors(conn, batch.id, written.input_errors)
+        values |= {"total": written.total, "completed": 0, "failed": 0}
+    status = jobs.publish_if_held(conn, batch.id, epoch, source=batch.status, **values)
+    if status is None:
+        raise _Lost  # rolls the file rows back
+    webhooks.enqueue_event(conn, batch, f"batch.{status}")
+    return status
 
 
-class _Lease:
+def _renewing(world: World, batch_id: int, epoch: int) -> Renew:
     """Renews the job by the process's own clock, long before it ends; raises _Lost when it is gone."""
+    due = world.clock.monotonic() + JOB_LEASE_S / 3
 
-    def __init__(self, world: World, batch_id: int, epoch: int) -> None:
-        self._world = world
-        self._batch_id = batch_id
-        self._epoch = epoch
-        self._due = world.clock.monotonic() + JOB_LEASE_S / 3
-
-    def renew(self) -> None:
-        if self._world.clock.monotonic() < self._due:
+    def renew() -> None:
+        nonlocal due
+        if world.clock.monotonic() < due:
             return
-        self._due = self._world.clock.monotonic() + JOB_LEASE_S / 3
-
-        def write() -> bool:
-            with self._world.db.write() as conn:
-                return jobs.renew_job_if_held(conn, self._batch_id, self._epoch)
-
-        if not self._world.db.retrying(write):
+        due = world.clock.monotonic() + JOB_LEASE_S / 3
+        if not world.db.transact(lambda conn: jobs.renew_job_if_held(conn, batch_id, epoch)):
             raise _Lost
+
+    return renew

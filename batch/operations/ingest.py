@@ -11,6 +11,8 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from sqlalchemy import Connection
+
 from batch.completions.output_line import own_error_line
 from batch.completions.schema import SchemaCache
 from batch.domain.custom_ids import SeenIds
@@ -47,12 +49,7 @@ def ingest_batch(world: World, batch_id: int, owner: str, should_stop: Stop = la
     """What came of it: "started", "finalizing", "failed", or "idle" (no such job to do, or another does it),
     "lost" (cancelled, or taken over), "stopped" (as asked; the next ingest goes on from here).
     """
-
-    def take() -> int | None:
-        with world.db.write() as conn:
-            return jobs.take_job_if_free(conn, batch_id, Job.INGEST, owner)
-
-    epoch = world.db.retrying(take)
+    epoch = world.db.transact(jobs.take_job_if_free, batch_id, Job.INGEST, owner)
     if epoch is None:
         return "idle"
     with world.db.read() as conn:
@@ -120,21 +117,19 @@ class _Ingest:
                 return self._finish(gate)
         except _Lost:
             return "lost"
-        with self._world.db.write() as conn:
-            jobs.release_job_if_held(conn, self._batch.id, self._epoch)
+        self._world.db.transact(jobs.release_job_if_held, self._batch.id, self._epoch)
         return "stopped"
 
     def reject(self, errors: list[ErrorRow]) -> str:
         """`failed`, with its webhook event, in one transaction."""
 
-        def write() -> bool:
-            with self._world.db.write() as conn:
-                done = ingest.reject_if_held(conn, self._batch.id, self._epoch, errors, errors_before=self._errors)
-                if done:
-                    webhooks.enqueue_event(conn, self._batch, "batch.failed")
-                return done
+        def write(conn: Connection) -> bool:
+            done = ingest.reject_if_held(conn, self._batch.id, self._epoch, errors, errors_before=self._errors)
+            if done:
+                webhooks.enqueue_event(conn, self._batch, "batch.failed")
+            return done
 
-        if not self._world.db.retrying(write):
+        if not self._world.db.transact(write):
             return "lost"
         self._world.bells.deliver_webhooks()
         return "failed"
@@ -278,12 +273,7 @@ class _Ingest:
             warnings=warn_batch(self._world, self._batch, self._groups, self._book.routes, lanes, limits),
             cuts=self._cut(lanes, limits),
         )
-
-        def write() -> str | None:
-            with self._world.db.write() as conn:
-                return ingest.start_if_held(conn, self._batch.id, self._epoch, start)
-
-        status = self._world.db.retrying(write)
+        status = self._world.db.transact(ingest.start_if_held, self._batch.id, self._epoch, start)
         if status is None:
             return "lost"
         if status == "finalizing":

@@ -12,6 +12,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Connection
+
 from batch.domain.errors import InvalidRequest
 from batch.operations.world import World
 from batch.storage import projects
@@ -36,13 +38,12 @@ def create_key(world: World, *, project: str = projects.DEFAULT_PROJECT, name: s
     """A new key of the project, which is made if there is none of that name."""
     key = "bm_" + base64.urlsafe_b64encode(world.clock.randbytes(32)).decode().rstrip("=")
 
-    def insert() -> NewKey:
-        with world.db.write() as connection:
-            owner = projects.find_project(connection, project) or projects.insert_project(connection, project)
-            public_id = projects.insert_key(connection, owner.id, name, hash_key(key), key[-4:])
+    def insert(connection: Connection) -> NewKey:
+        owner = projects.find_project(connection, project) or projects.insert_project(connection, project)
+        public_id = projects.insert_key(connection, owner.id, name, hash_key(key), key[-4:])
         return NewKey(public_id, key, key[-4:], owner.name, name)
 
-    return world.db.retrying(insert)
+    return world.db.transact(insert)
 
 
 def list_keys(world: World, *, project: str | None = None) -> list[KeyRow]:
@@ -54,8 +55,7 @@ def list_keys(world: World, *, project: str | None = None) -> list[KeyRow]:
 
 def revoke_key(world: World, public_id: str) -> bool:
     """True when it was live. A running API notices within a second. Raises NotFound."""
-    with world.db.write() as connection:
-        return projects.revoke_key_if_live(connection, public_id)
+    return world.db.transact(projects.revoke_key_if_live, public_id)
 
 
 def set_project_limits(

@@ -6,6 +6,8 @@ May not touch: lanes (pause_provider). Workers see the flag within a second; cal
 
 from __future__ import annotations
 
+from sqlalchemy import Connection
+
 from batch.domain.errors import Conflict, InvalidRequest
 from batch.operations.read_batches import get_batch
 from batch.operations.world import World
@@ -18,14 +20,13 @@ def pause_batch(world: World, project_id: int, public_id: str, *, reason: str = 
     """Pausing twice is one pause. Raises NotFound; Conflict when the batch is ending or has ended."""
     batch = get_batch(world, project_id, public_id)
 
-    def pause() -> bool:
-        with world.db.write() as conn:
-            is_paused = batches.pause_if_open(conn, batch.id, reason)
-            if is_paused:
-                webhooks.enqueue_event(conn, batch, "batch.paused")
-            return is_paused
+    def pause(conn: Connection) -> bool:
+        is_paused = batches.pause_if_open(conn, batch.id, reason)
+        if is_paused:
+            webhooks.enqueue_event(conn, batch, "batch.paused")
+        return is_paused
 
-    if world.db.retrying(pause):
+    if world.db.transact(pause):
         world.bells.deliver_webhooks()
     batch = get_batch(world, project_id, public_id)
     if not batch.paused:
@@ -48,14 +49,11 @@ def resume_batch(
     _check_raise(budget_usd, max_failure_share)
     batch = get_batch(world, project_id, public_id)
 
-    def resume() -> tuple[bool, list[LaneRow]]:
-        with world.db.write() as conn:
-            done = batches.resume_if_paused(
-                conn, batch.id, budget_usd=budget_usd, max_failure_share=max_failure_share
-            )
-            return done, get_lanes(conn, batches.lanes_of(conn, batch.id))
+    def resume(conn: Connection) -> list[LaneRow]:
+        batches.resume_if_paused(conn, batch.id, budget_usd=budget_usd, max_failure_share=max_failure_share)
+        return get_lanes(conn, batches.lanes_of(conn, batch.id))
 
-    is_resumed, lanes = world.db.retrying(resume)
+    lanes = world.db.transact(resume)
     batch = get_batch(world, project_id, public_id)
     if batch.paused:
         spent, budget = batch.cost_usd, batch.budget_usd or 0.0
@@ -63,9 +61,8 @@ def resume_batch(
         raise InvalidRequest(message, param="budget_usd")
     if batch.status not in ("validating", "in_progress"):
         raise Conflict(f"Cannot resume a batch with status '{batch.status}'.")
-    if is_resumed:
-        for lane in lanes:
-            world.bells.drain(lane.id, lane.queue)
+    for lane in lanes:
+        world.bells.drain(lane.id, lane.queue)
     return batch
 
 

@@ -12,8 +12,6 @@ from batch.storage import webhooks
 
 def replay_webhook(world: World, webhook_id: str) -> None:
     """Raises NotFound."""
-    with world.db.write() as conn:
-        is_due = webhooks.replay_delivery(conn, webhook_id)
-    if not is_due:
+    if not world.db.transact(webhooks.replay_delivery, webhook_id):
         raise NotFound(f"No webhook delivery with id '{webhook_id}'.")
     world.bells.deliver_webhooks()

@@ -33,8 +33,7 @@ def purge_ended_batches(world: World, owner: str) -> int:
 
 def purge_batch(world: World, batch_id: int, owner: str) -> int:
     """Remove the rows of one ended batch; returns how many, and at least 1 when it marked the batch as purged."""
-    with world.db.write() as conn:
-        epoch = jobs.take_job_if_free(conn, batch_id, Job.PURGE, owner)
+    epoch = world.db.transact(jobs.take_job_if_free, batch_id, Job.PURGE, owner)
     if epoch is None:
         return 0
     removed = 0

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from sqlalchemy import Connection
 
 from batch.completions.cards import Card
 from batch.completions.parameters import part_features
@@ -143,17 +144,13 @@ class RouteBook:
         hops = route.hops[:1] if route.fallback == "never" else route.hops
         providers = self._world.catalog.providers
 
-        def ensure() -> list[LaneRow]:
-            with self._world.db.write() as conn:
-                ids = [
-                    ensure_lane(conn, hop.provider, providers[hop.provider].key_id, hop.model,
-                                providers[hop.provider].queue)
-                    for hop in hops
-                ]  # fmt: skip
-                rows = {row.id: row for row in get_lanes(conn, ids)}
-                return [rows[lane_id] for lane_id in ids]
+        def ensure(conn: Connection) -> list[LaneRow]:
+            served = [(providers[hop.provider], hop) for hop in hops]
+            ids = [ensure_lane(conn, hop.provider, by.key_id, hop.model, by.queue) for by, hop in served]
+            rows = {row.id: row for row in get_lanes(conn, ids)}
+            return [rows[lane_id] for lane_id in ids]
 
-        rows = self._world.db.retrying(ensure)
+        rows = self._world.db.transact(ensure)
         lanes = [row.id for row in rows]
         cards = [providers[hop.provider].card(hop.model, row.learned) for hop, row in zip(hops, rows, strict=True)]
         return self._number(hops, lanes, cards)

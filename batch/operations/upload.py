@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Self
 
 import orjson
+from sqlalchemy import Connection
 
 from batch.domain.errors import InvalidRequest, TooLarge
 from batch.files.blobs import new_blob_name
@@ -53,28 +55,29 @@ class FileUpload:
         self._hash.update(block)
         self._writer.write(block)
 
-    def finish(self, *, purpose: str, filename: str, expires_after_s: int | None = None) -> FileRow:
-        """Check, make durable, insert the row. Raises InvalidRequest; nothing is kept then."""
+    def finish(
+        self,
+        *,
+        purpose: str,
+        filename: str,
+        expires_after_s: int | None = None,
+        in_same: Callable[[Connection, FileRow], None] = lambda conn, file: None,
+    ) -> FileRow:
+        """Check, make durable, insert the row; `in_same` joins its transaction. Raises InvalidRequest, and what
+        `in_same` raises; no file is kept then."""
         check_purpose(purpose)
         check_expiry(expires_after_s)
         head = bytes(self._head)
+        if expires_after_s is None and purpose == "batch":
+            expires_after_s = self._world.settings.input_expires_after_s or None
         if purpose == "batch":
             check_batch_input(filename, head)
         check_storage(self._world, self._project_id, self._writer.size)
         self._writer.commit()
         self._is_open = False
-        return self._world.db.retrying(lambda: self._insert(purpose, filename, expires_after_s, head))
 
-    def abort(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            self._writer.abort()
-
-    def _insert(self, purpose: str, filename: str, expires_after_s: int | None, head: bytes) -> FileRow:
-        if expires_after_s is None and purpose == "batch":
-            expires_after_s = self._world.settings.input_expires_after_s or None
-        with self._world.db.write() as conn:
-            return files.insert_file(
+        def insert(conn: Connection) -> FileRow:
+            file = files.insert_file(
                 conn,
                 project_id=self._project_id,
                 purpose=purpose,
@@ -85,6 +88,15 @@ class FileUpload:
                 encoding="gzip" if head.startswith(GZIP_MAGIC) else None,
                 expires_after_s=expires_after_s,
             )
+            in_same(conn, file)
+            return file
+
+        return self._world.db.transact(insert)
+
+    def abort(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._writer.abort()
 
     def __enter__(self) -> Self:
         return self

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+from sqlalchemy import Connection
+
 from batch.domain.errors import Conflict, InvalidRequest, NotFound
 from batch.files.blobs import new_blob_name
 from batch.operations.upload import FileUpload, begin_upload, check_expiry, check_purpose, check_storage
 from batch.operations.world import World
-from batch.storage import files, uploads
+from batch.storage import uploads
 from batch.storage.files import FileRow
 from batch.storage.uploads import PartRow, UploadRow
 
@@ -42,16 +44,15 @@ def open_upload(
             code="invalid_value",
         )
     check_storage(world, project_id, size_bytes)
-    with world.db.write() as conn:
-        return uploads.insert_upload(
-            conn,
-            project_id=project_id,
-            filename=filename,
-            purpose=purpose,
-            mime_type=mime_type,
-            size_bytes=size_bytes,
-            file_expires_after_s=expires_after_s,
-        )
+    return world.db.transact(
+        uploads.insert_upload,
+        project_id=project_id,
+        filename=filename,
+        purpose=purpose,
+        mime_type=mime_type,
+        size_bytes=size_bytes,
+        file_expires_after_s=expires_after_s,
+    )
 
 
 def get_upload(world: World, project_id: int, public_id: str) -> UploadRow:
@@ -82,12 +83,9 @@ class PartUpload:
         """The durable part. Raises Conflict when the upload is no longer pending."""
         self._writer.commit()
         self._is_open = False
-
-        def insert() -> PartRow | None:
-            with self._world.db.write() as conn:
-                return uploads.insert_part_if_pending(conn, self._upload.id, self._writer.name, self._writer.size)
-
-        part = self._world.db.retrying(insert)
+        part = self._world.db.transact(
+            uploads.insert_part_if_pending, self._upload.id, self._writer.name, self._writer.size
+        )
         if part is None:
             self._world.blobs.delete(self._writer.name)
             raise _not_pending(get_upload(self._world, self._upload.project_id, self._upload.public_id))
@@ -123,27 +121,24 @@ def complete_upload(
     if upload.status != "pending":
         raise _not_pending(upload)
     parts = _chosen_parts(world, upload, part_ids)
+
+    def complete(conn: Connection, file: FileRow) -> None:
+        if not uploads.complete_if_pending(conn, upload.id, file.id):
+            raise _not_pending(get_upload(world, project_id, upload_id))
+
     with begin_upload(world, project_id) as writer:
         _copy(world, parts, writer, md5)
         file = writer.finish(
-            purpose=upload.purpose, filename=upload.filename, expires_after_s=upload.file_expires_after_s
-        )
-
-    def complete() -> bool:
-        with world.db.write() as conn:
-            return uploads.complete_if_pending(conn, upload.id, file.id)
-
-    if not world.db.retrying(complete):
-        _withdraw(world, file)
-        raise _not_pending(get_upload(world, project_id, upload_id))
+            purpose=upload.purpose, filename=upload.filename, expires_after_s=upload.file_expires_after_s,
+            in_same=complete,
+        )  # fmt: skip
     return get_upload(world, project_id, upload_id), file
 
 
 def cancel_upload(world: World, project_id: int, upload_id: str) -> UploadRow:
     """Raises NotFound; Conflict when it is completed or expired. Cancelling twice is one cancel."""
     upload = get_upload(world, project_id, upload_id)
-    with world.db.write() as conn:
-        uploads.cancel_if_pending(conn, upload.id)
+    world.db.transact(uploads.cancel_if_pending, upload.id)
     upload = get_upload(world, project_id, upload_id)
     if upload.status != "cancelled":
         raise _not_pending(upload)
@@ -173,12 +168,6 @@ def _copy(world: World, parts: Sequence[PartRow], writer: FileUpload, md5: str |
             writer.append(block)
     if md5 is not None and md5.lower() != digest.hexdigest():
         raise InvalidRequest("The md5 does not match the uploaded bytes.", param="md5")
-
-
-def _withdraw(world: World, file: FileRow) -> None:
-    """A cancel or a second completion was faster: this copy was never shown to anyone."""
-    with world.db.write() as conn:
-        files.mark_deleted_if_live(conn, file.project_id, file.public_id)
 
 
 def _not_pending(upload: UploadRow) -> Conflict:

@@ -41,20 +41,13 @@ def create_endpoint(world: World, project_id: int, *, name: str, url: str, event
 def update_endpoint(world: World, project_id: int, public_id: str, changes: dict[str, Any]) -> sa.Row[Any]:
     """`changes` may hold name, url, event_types. Raises InvalidRequest, NotFound."""
     _check(world, url=changes.get("url"), event_types=changes.get("event_types"))
-    with world.db.write() as connection:
-        return webhooks.update_endpoint(connection, project_id, public_id, changes)
+    return world.db.transact(webhooks.update_endpoint, project_id, public_id, changes)
 
 
 def rotate_endpoint_secret(world: World, project_id: int, public_id: str, *, keep_old: bool) -> sa.Row[Any]:
     """A new secret; with `keep_old` deliveries carry both signatures for 24 hours. Raises NotFound."""
-    with world.db.write() as connection:
-        return webhooks.rotate_secret(
-            connection,
-            project_id,
-            public_id,
-            make_secret(world.clock.randbytes(32)),
-            _DAY_MS if keep_old else None,
-        )
+    secret = make_secret(world.clock.randbytes(32))
+    return world.db.transact(webhooks.rotate_secret, project_id, public_id, secret, _DAY_MS if keep_old else None)
 
 
 def try_endpoint(world: World, project_id: int, public_id: str, event: str) -> int:

@@ -14,7 +14,6 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from batch.domain.ids import new_id
 from batch.storage.engine import db_now
 from batch.storage.tables import batch_errors, batch_lanes, batches, files, slices
 
@@ -115,10 +114,10 @@ _BY_PUBLIC_ID = sa.select(*_COLUMNS).where(  # built once: status polls are the 
 def insert_batch(conn: sa.Connection, *, window_s: float | None, **values: Any) -> BatchRow | None:
     """A new batch, `validating` from now on; `window_s` None gives it no deadline.
 
-    None when another transaction took the same idempotency key first: its row can be found now.
+    None when its public id or idempotency key is taken: that row can be found now.
     """
     insert = sqlite.insert(batches) if conn.dialect.name == "sqlite" else postgresql.insert(batches)
-    row = {"warnings": [], "report": {}, "status": "validating", "public_id": new_id("batch_"), **values}
+    row = {"warnings": [], "report": {}, "status": "validating", **values}
     expires_at = db_now() + int(window_s * 1000) if window_s is not None else None
     insert = insert.values(created_at=db_now(), expires_at=expires_at, **row).on_conflict_do_nothing()
     batch_id = conn.execute(insert.returning(batches.c.id)).scalar_one_or_none()
@@ -137,6 +136,12 @@ def find_batch(conn: sa.Connection, project_id: int, public_id: str) -> BatchRow
 
 def find_by_idempotency_key(conn: sa.Connection, project_id: int, key: str) -> BatchRow | None:
     return _one(conn, batches.c.project_id == project_id, batches.c.idempotency_key == key)
+
+
+def lock_requests_like(conn: sa.Connection, request_hash: str) -> None:
+    """Until the end of the transaction no other one makes a batch of this request; SQLite has one writer anyway."""
+    if conn.dialect.name == "postgresql":
+        conn.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(request_hash, 0))))
 
 
 def find_recent_twin(

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
@@ -23,6 +23,7 @@ from batch.clock import SYSTEM_CLOCK, Clock
 from batch.domain.errors import InvalidConfiguration, Unavailable
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class db_now(sa.sql.functions.FunctionElement[int]):  # noqa: N801 - reads as SQL
@@ -78,6 +79,18 @@ class Database:
     def now(self, connection: sa.Connection) -> int:
         """Milliseconds since the epoch by the database's clock."""
         return int(connection.execute(sa.select(db_now())).scalar_one())
+
+    def transact(
+        self, work: Callable[Concatenate[sa.Connection, P], T], *arguments: P.args, **named: P.kwargs
+    ) -> T:
+        """`work(connection, …)` as one transaction, retried. It may run again after a commit whose answer was lost:
+        what it inserts must be found, or guarded, then."""
+
+        def once() -> T:
+            with self.write() as connection:
+                return work(connection, *arguments, **named)
+
+        return self.retrying(once)
 
     def retrying(self, work: Callable[[], T], *, tries: int = 5, base_s: float = 0.05) -> T:
         """Run `work` again on faults that pass by themselves; the one place where storage is retried.

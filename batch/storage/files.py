@@ -52,7 +52,13 @@ def insert_file(
     encoding: str | None = None,
     expires_after_s: int | None = None,
 ) -> FileRow:
-    """A new file, made now by the database's clock; `expires_after_s` None keeps it for ever."""
+    """A new file, made now by the database's clock; `expires_after_s` None keeps it for ever.
+
+    The file that owns `blob` already, where a commit's answer was lost: two rows would share its bytes.
+    """
+    stored = conn.execute(sa.select(*_COLUMNS).where(files.c.blob == blob)).one_or_none()
+    if stored is not None:
+        return FileRow(*stored)
     values: dict[str, Any] = {
         "public_id": new_file_id(),
         "project_id": project_id,

@@ -118,16 +118,7 @@ PUBLISHED_AS = {
 }
 
 
-def publish_if_held(
-    conn: sa.Connection,
-    batch_id: int,
-    epoch: int,
-    *,
-    source: str,
-    output_file_id: int | None,
-    error_file_id: int | None,
-    **values: Any,
-) -> str | None:
+def publish_if_held(conn: sa.Connection, batch_id: int, epoch: int, *, source: str, **values: Any) -> str | None:
     """Files and terminal status in one statement; returns that status, None when the epoch moved on."""
     target, stamp = PUBLISHED_AS[source]
     done = conn.execute(
@@ -142,8 +133,6 @@ def publish_if_held(
             {
                 "status": target,
                 stamp: db_now(),
-                "output_file_id": output_file_id,
-                "error_file_id": error_file_id,
                 "job_owner": None,
                 "job_until": None,
                 "reserved_usd": 0.0,

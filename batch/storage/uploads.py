@@ -90,8 +90,9 @@ def find_upload(conn: sa.Connection, project_id: int, public_id: str) -> UploadR
 
 
 def insert_part_if_pending(conn: sa.Connection, upload_id: int, blob: str, size_bytes: int) -> PartRow | None:
-    """None when the upload was completed, cancelled or expired meanwhile."""
-    if not _touch_if_pending(conn, upload_id):
+    """None when the upload was completed, cancelled or expired meanwhile. Locks its row: a part cannot slip in
+    beside a completion."""
+    if not _leave_pending(conn, upload_id, "pending"):
         return None
     values = {
         "public_id": new_id("part_"),
@@ -109,7 +110,13 @@ def parts_of(conn: sa.Connection, upload_id: int) -> list[PartRow]:
 
 
 def complete_if_pending(conn: sa.Connection, upload_id: int, file_id: int) -> bool:
-    return _leave_pending(conn, upload_id, "completed", file_id=file_id)
+    """True also when it was completed with this very file before: a commit's answer was lost."""
+    done = conn.execute(
+        sa.update(uploads)
+        .where(uploads.c.id == upload_id, _is_pending() | (uploads.c.file_id == file_id))
+        .values(status="completed", file_id=file_id)
+    )
+    return done.rowcount == 1
 
 
 def cancel_if_pending(conn: sa.Connection, upload_id: int) -> bool:
@@ -149,20 +156,10 @@ def known_part_blobs(conn: sa.Connection, names: Sequence[str]) -> set[str]:
     return set(rows.scalars())
 
 
-def _leave_pending(conn: sa.Connection, upload_id: int, status: str, *, file_id: int | None = None) -> bool:
-    done = conn.execute(
-        sa.update(uploads)
-        .where(uploads.c.id == upload_id, uploads.c.status == "pending", uploads.c.expires_at > db_now())
-        .values(status=status, file_id=file_id)
-    )
+def _leave_pending(conn: sa.Connection, upload_id: int, status: str) -> bool:
+    done = conn.execute(sa.update(uploads).where(uploads.c.id == upload_id, _is_pending()).values(status=status))
     return done.rowcount == 1
 
 
-def _touch_if_pending(conn: sa.Connection, upload_id: int) -> bool:
-    """Locks the row, so that a part cannot slip in beside a completion."""
-    done = conn.execute(
-        sa.update(uploads)
-        .where(uploads.c.id == upload_id, uploads.c.status == "pending", uploads.c.expires_at > db_now())
-        .values(status="pending")
-    )
-    return done.rowcount == 1
+def _is_pending() -> sa.ColumnElement[bool]:
+    return (uploads.c.status == "pending") & (uploads.c.expires_at > db_now())

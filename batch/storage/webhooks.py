@@ -244,6 +244,8 @@ def rotate_secret(
 ) -> sa.Row[Any]:
     """The old secret signs beside the new one for `keep_old_ms`; None ends it at once. Raises NotFound."""
     before = get_endpoint(connection, project_id, public_id)
+    if before.secret == secret:  # done already, by a commit whose answer was lost
+        return before
     connection.execute(
         sa.update(webhook_endpoints)
         .where(webhook_endpoints.c.id == before.id)

@@ -106,3 +106,17 @@ def test_many_requests_at_once_with_one_key_make_one_batch(world: World) -> None
 
     with ThreadPoolExecutor(6) as pool:
         assert len(set(pool.map(post, range(6)))) == 1
+
+
+def test_many_retries_of_one_post_at_once_make_one_batch(world: World) -> None:
+    """An SDK that gives up and tries again meets its own first try, also one that has not committed yet."""
+    body = {"input_file_id": upload(world, INPUT), "endpoint": CHAT, "completion_window": "24h"}
+    project = default_project(world)
+    start = threading.Barrier(6)
+
+    def post(_: int) -> int:
+        start.wait()
+        return create_batch(world, project, body, retry_count=1).id
+
+    with ThreadPoolExecutor(6) as pool:
+        assert len(set(pool.map(post, range(6)))) == 1

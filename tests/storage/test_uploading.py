@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from batch.domain.errors import Conflict, InvalidRequest, NotFound, TooLarge
 from batch.operations.keys import set_project_limits
-from batch.operations.read_files import open_file_content
+from batch.operations.read_files import list_files, open_file_content
 from batch.operations.retention import remove_deleted_bytes
 from batch.operations.upload import begin_upload
 from batch.operations.upload_parts import begin_part, cancel_upload, complete_upload, get_upload, open_upload
@@ -148,3 +150,28 @@ def test_a_cancelled_upload_takes_no_more_parts(sqlite_world: World) -> None:
     assert blobs_left(sqlite_world) == 0
     with pytest.raises(NotFound):
         get_upload(sqlite_world, project.id, "upload_none")
+
+
+def test_two_completions_at_once_make_one_file(world: World) -> None:
+    """The other one is told so, and no copy of it is ever listed."""
+    project = default_project(world)
+    upload = open_upload(
+        world, project.id, filename="x", purpose="batch", mime_type="t", size_bytes=len(INPUT)
+    )
+    with begin_part(world, project.id, upload.public_id) as part:
+        part.append(INPUT)
+        ids = [part.finish().public_id]
+    start = threading.Barrier(2)
+
+    def complete(_: int) -> str:
+        start.wait()
+        try:
+            return complete_upload(world, project.id, upload.public_id, ids)[1].public_id
+        except Conflict as refused:
+            return refused.message
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(complete, range(2)))
+    [listed] = list_files(world, project.id)[0]
+    assert listed.public_id in answers
+    assert any("its status is 'completed'" in answer for answer in answers)
