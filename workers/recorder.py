@@ -124,27 +124,33 @@ class Recorder:
         while True:
             started = self._clock.monotonic()
             try:
-                report = self._record(group.rows, group.closing)
+                report = self._store(group)
             except Exception as error:  # the wall of one group: this thread must outlive it
                 emit("storage_retry", work="record", error=type(error).__name__, rows=len(group.rows))
-                if not _may_pass(error):
-                    report = self._commit_singly(group)
-                elif self._give_up_at is not None and self._clock.monotonic() > self._give_up_at:
+                if self._give_up_at is not None and self._clock.monotonic() > self._give_up_at:
                     return False
-                else:
-                    self._clock.sleep(self._clock.uniform(wait_s / 2, wait_s))
-                    wait_s = min(RETRY_MAX_S, wait_s * 2)
-                    continue
+                self._clock.sleep(self._clock.uniform(wait_s / 2, wait_s))
+                wait_s = min(RETRY_MAX_S, wait_s * 2)
+                continue
             self._tell(group, report, self._clock.monotonic() - started)
             return True
 
-    def _commit_singly(self, group: Group) -> GroupReport:
-        """A group that can never be stored holds a row that cannot: find it, keep the others."""
+    def _store(self, group: Group) -> GroupReport:
+        """A group that can never be stored holds a row that cannot: find it, keep the others. What may pass raises:
+        the group comes again, and what it stored already is dropped then."""
+        try:
+            return self._record(group.rows, group.closing)
+        except Exception as error:  # the wall of one group: which row it is, the next steps find out
+            if _may_pass(error):
+                raise
+            emit("storage_retry", work="record", error=type(error).__name__, rows=len(group.rows))
         total = GroupReport()
         for row in group.rows:
             try:
                 report = self._record([row], [])
             except Exception as error:  # the wall of one row: its line is asked again when the lease has run out
+                if _may_pass(error):
+                    raise
                 emit("result_dropped", reason="unstorable", batch_id=row.batch_id, line=row.line,
                      error=type(error).__name__)  # fmt: skip
                 continue
@@ -159,7 +165,10 @@ class Recorder:
                 emit("result_dropped", reason=reason)
         for batch_id in report.sealed_batches:
             emit("batch_state", status="sealed", batch_id=batch_id)
-        self._on_recorded(group, report)
+        try:
+            self._on_recorded(group, report)
+        except Exception as error:  # the wall of the listener: it may be late or gone, the rows are stored
+            emit("attempt_failed", error=type(error).__name__, where="after_record")
 
 
 def _may_pass(error: Exception) -> bool:

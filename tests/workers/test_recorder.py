@@ -107,3 +107,42 @@ def test_stopping_gives_up_in_time_when_the_database_stays_away(store: Store) ->
     recorder.start()
     recorder.put(row(1))
     assert recorder.stop(0.3) == 1
+
+
+def test_a_database_that_goes_away_while_rows_are_stored_singly_loses_none(store: Store) -> None:
+    """Only a row that can never be stored is let go; the others wait like any group."""
+    store.refused = 3
+    record, is_away = store.record, [True]
+
+    def fragile(rows: Sequence[LineResult], closing: Sequence[SliceClaim]) -> GroupReport:
+        if [r.line for r in rows] == [4] and is_away:
+            is_away.clear()
+            raise OperationalError("", None, Exception("server closed the connection unexpectedly"))
+        return record([r for r in rows if r.line not in store.rows], closing)  # as storage drops what it has
+
+    recorder = Recorder(fragile, store.tell)
+    for line in range(6):
+        recorder.put(row(line))
+    recorder.start()
+    eventually(lambda: store.rows == [0, 1, 2, 4, 5])
+    assert recorder.stop(5) == 0
+
+
+def test_the_thread_outlives_a_listener_that_fails(store: Store) -> None:
+    """A closed loop, a fault in the pump: what comes next is stored all the same."""
+
+    def tell(group: Group, report: GroupReport) -> None:
+        store.told.append(group)
+        raise RuntimeError("Event loop is closed")
+
+    recorder = Recorder(store.record, tell)
+    recorder.start()
+
+    def put_alone(line: int) -> None:
+        recorder.put(row(line))
+        eventually(lambda: len(store.told) == line + 1)
+
+    for line in range(3):
+        put_alone(line)
+    assert store.rows == [0, 1, 2]
+    assert recorder.stop(5) == 0
