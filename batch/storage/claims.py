@@ -215,7 +215,7 @@ def _first_ready(lane_id: int, batch_id: int, may_take_solo: bool) -> sa.Select[
         sa.select(slices.c.id)
         .where(slices.c.lane_id == lane_id, slices.c.batch_id == batch_id, slices.c.state == "ready")
         .where(slices.c.not_before.is_(None))
-        .order_by(slices.c.priority, slices.c.position)
+        .order_by(slices.c.priority, slices.c.position, slices.c.id)  # halves of one slice share its position
         .limit(1)
         .with_for_update(skip_locked=True)
     )

@@ -12,7 +12,7 @@ from batch.storage.leases import Release, give_back_if_held, renew_if_held, spli
 from batch.storage.packing import unpack_lines
 from batch.storage.rescues import wake_slices
 from batch.storage.results import record_group
-from batch.storage.tables import batch_lanes, batches, line_progress, slices
+from batch.storage.tables import batch_lanes, batches, line_progress, slices, webhook_deliveries
 from tests.harness.rows import batch_row, lapse_leases, make_batch, make_lane, result_of
 
 
@@ -195,6 +195,19 @@ def test_a_zombie_can_neither_close_nor_give_back_nor_record_a_failure(db: Datab
     assert batch_row(db, batch).completed == 10
 
 
+def test_slices_that_share_a_position_are_claimed_in_the_order_they_were_cut(db: Database) -> None:
+    """Pieces of one slice: whichever way the rows lie in their table."""
+    lane = make_lane(db)
+    make_batch(db, [lane], 9, per_slice=9)
+    [whole] = claim_slices(db, lane, "w1", want_lines=9)
+    for piece, keep in (([7, 8, 9], [1, 2, 3, 4, 5, 6]), ([4, 5, 6], [1, 2, 3]), ([1, 2, 3], [])):
+        assert give_back_if_held(db, "w1", whole, [Release(line) for line in piece], keep=keep)
+    with db.write() as conn:  # an update writes a row anew, behind the others
+        conn.execute(sa.update(slices).where(slices.c.id == whole.slice_id + 1).values(est_tokens=1))
+    claimed = [claim_slices(db, lane, "w2", want_lines=1)[0].lines for _ in range(3)]
+    assert claimed == [[7, 8, 9], [4, 5, 6], [1, 2, 3]]
+
+
 def test_a_budget_is_reserved_at_the_claim_and_never_exceeded(db: Database) -> None:
     lane = make_lane(db)
     price = TokenPrice(input=0, output=50_000)  # 20 estimated tokens: one dollar a line
@@ -216,8 +229,11 @@ def test_a_batch_whose_next_line_does_not_fit_its_budget_is_paused(db: Database)
     lane = make_lane(db)
     batch = make_batch(db, [lane], 10, budget_usd=0.5)
     assert claim_slices(db, lane, "w1", want_lines=10, price=TokenPrice(0, 50_000)) == []
+    assert claim_slices(db, lane, "w2", want_lines=10, price=TokenPrice(0, 50_000)) == []
     row = batch_row(db, batch)
     assert (row.paused, row.pause_reason) == (True, "budget")
     with db.write() as conn:
+        events = conn.execute(sa.select(webhook_deliveries.c.event, webhook_deliveries.c.batch_id)).fetchall()
+        assert events == [("batch.paused", batch)]  # once, in the claim's own transaction
         conn.execute(sa.update(batches).values(paused=False, pause_reason=None, budget_usd=100))
     assert claim_slices(db, lane, "w1", want_lines=10, price=TokenPrice(0, 50_000))
