@@ -65,6 +65,8 @@ class Lane:
     def add(self, held: HeldSlice, items: list[OpenLine]) -> None:
         """Take a claimed slice's open lines."""
         self.queue.add(held, items)
+        if self.blocked_until - self._clock.now() > GIVE_BACK_ABOVE_S / 3:
+            self.withdraw(held)  # claimed while the pause began
         self.fill()
 
     def fill(self) -> None:
@@ -212,7 +214,7 @@ class Lane:
             if self.queue.unsent % ASK_EVERY_LINES == 0:
                 self.parts.hooks.ask_for_lines(self)
             line = LineRun(held, item, held.reserved_usd)
-            if not held.may_send(now) or self._is_late(held):
+            if not held.may_send(now) or (held.ends_at is not None and now >= held.ends_at):
                 self.apply(line, line.let_go())
             elif item.wait_s > 0:
                 self._loop.call_later(item.wait_s, self._wake, held, item)
@@ -227,9 +229,6 @@ class Lane:
     def _is_paced_out(self) -> bool:
         worth = self._attempt.waiting_worth
         return worth > 0 and len(self._pacing) >= worth
-
-    def _is_late(self, held: HeldSlice) -> bool:
-        return held.ends_at is not None and self._clock.monotonic() >= held.ends_at
 
     def _wake(self, held: HeldSlice, item: OpenLine) -> None:
         if held.stopped is None:
@@ -313,8 +312,8 @@ class Lane:
             self._urgent.appendleft((line, first))
 
     def _hand_back(self, line: LineRun, call: Call) -> None:
-        """A call that was not made: later, if the slice still stands; else the line goes back."""
-        if line.held.may_send(self._clock.monotonic()):
+        """A call that was not made: later, if the slice and the lane still stand; else the line goes back."""
+        if line.held.may_send(self._clock.monotonic()) and self.blocked_until <= self._clock.now():
             self._urgent.appendleft((line, call))
             self._loop.call_soon(self.fill)
         else:

@@ -32,9 +32,12 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         for kind in ("invalid_json", "schema_violation", "null_content")
     ),
 }
-PRESETS = {"small": "openai", "capped": "openai", "deaf": "openai-compatible", "hopeful": "openai"}
-PLAYED = {"small": "openai", "capped": "openai", "hopeful": "deaf"}
-MORE = {"openai": 'price = {"gpt-priced" = {input = 2.0, output = 8.0}}\n'}
+PRESETS = {"small": "openai", "capped": "openai", "hourly": "openai", "deaf": "openai-compatible", "hopeful": "openai"}
+PLAYED = {"small": "openai", "capped": "openai", "hourly": "openai", "hopeful": "deaf"}
+MORE = {
+    "openai": 'price = {"gpt-priced" = {input = 2.0, output = 8.0}}\n',
+    "hourly": "requests_per_hour = 5\n",
+}
 ROUTES = """
 [[routes]]
 match = "shared-*"
@@ -49,6 +52,10 @@ providers = ["capped", "openai"]
 [[routes]]
 match = "hasty-*"
 providers = ["capped", "openai"]
+fallback = "on_wait:1m"
+[[routes]]
+match = "hourly-*"
+providers = ["hourly", "openai"]
 fallback = "on_wait:1m"
 """
 
@@ -70,7 +77,7 @@ class Town:
 
 @pytest.fixture(scope="module")
 def town() -> Iterator[Town]:
-    names = ("openai", "mx4", "modelux", "xai", "mistral", "small", "capped", "deaf", "hopeful", "vllm")
+    names = ("openai", "mx4", "modelux", "xai", "mistral", "small", "capped", "hourly", "deaf", "hopeful", "vllm")
     with contextlib.ExitStack() as stack:
         upstream, config = {}, ROUTES
         for name in names:
@@ -114,6 +121,15 @@ def test_a_used_up_day_waits_unless_the_route_says_for_how_long(town: Town) -> N
     batch = town.service.client.get(f"/v1/batches/{waiting}").json()
     assert (batch["status"], batch["request_counts"]["completed"]) == ("in_progress", 0)
     town.service.client.post(f"/v1/batches/{waiting}/cancel")
+
+
+def test_an_hour_of_ones_own_that_is_used_up_moves_lines_as_well(town: Town) -> None:
+    """The limit is kept here: nobody has answered 429."""
+    found = town.run([chat(f"h{i}", "hourly-1") for i in range(12)], timeout_s=90)
+    served = sorted(found.note(custom_id)["provider"] for custom_id in found.lines)
+    assert served == ["hourly"] * served.count("hourly") + ["openai"] * served.count("openai")
+    assert 1 <= served.count("hourly") <= 5
+    assert found.batch["request_counts"]["completed"] == 12
 
 
 def test_seeds_count_up_and_take_the_providers_name(town: Town) -> None:
