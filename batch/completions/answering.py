@@ -25,6 +25,7 @@ from batch.completions.plan import Plan, demote, plan_line, root_of
 from batch.completions.reask import Reask
 from batch.completions.rules import CHAT
 from batch.completions.schema import Schema, SchemaCache
+from batch.completions.tokens import estimate_usage
 from batch.completions.whole import is_whole, whole_body
 from batch.domain.errors import InvalidRequest
 from batch.domain.outcome import Success, Usage
@@ -98,7 +99,7 @@ class Answering:
     def billed(self) -> Usage:
         """Tokens of every answered call so far, also of those whose answers were thrown away."""
         if self.single is not None:
-            return read_usage(mend_usage(self.single.data, self.plan.card.fixups))
+            return read_usage(mend_usage(self.single.data))
         return sum((record.billed for record in self.records), Usage())
 
     @property
@@ -261,7 +262,7 @@ class Answering:
         return calls[:1] if is_first and len(calls) > 2 and len(calls[0].body) >= WARM_PROMPT_BYTES else calls
 
     def _record(self, call: Call, success: Success) -> None:
-        usage = mend_usage(success.data, self.plan.card.fixups)
+        usage = mend_usage(success.data) or (estimate_usage(call.body, success.data) if call.stream else None)
         provider = self.plan.card.provider
         self.records.append(
             record_call(success, usage, provider, call.indices, reask=call.reask, seed=call.seed)
@@ -357,7 +358,7 @@ class Answering:
         return sum(choice.kept is not None for choice in self.choices)
 
     def _finish_whole(self, success: Success) -> Answer:
-        usage = read_usage(mend_usage(success.data, self.plan.card.fixups))
+        usage = read_usage(mend_usage(success.data))
         body = whole_body(success, self.plan)
         return Answer(body, usage, usage, success.cost_usd, list_facts(self), describe_line(self))
 

@@ -33,7 +33,7 @@ class Card:
     together, e.g. ("json", "tools"). `strip` are dotted paths removed before sending ("tools.function.strict",
     "messages.name"). `inject` are body keys always added; `on_fanout` / `on_reask` added only then (cache
     bypass). `seed_per_choice`: native n gives choice i the seed `seed + i`; elsewhere a seeded n > 1 is
-    fanned out. `fixups` name response normalisations (completions/normalise.py).
+    fanned out.
     """
 
     provider: str
@@ -56,7 +56,6 @@ class Card:
     inject: Mapping[str, Any] = field(default_factory=dict)
     on_fanout: Mapping[str, Any] = field(default_factory=dict)
     on_reask: Mapping[str, Any] = field(default_factory=dict)
-    fixups: tuple[str, ...] = ()
     fanout_when: tuple[str, ...] = ()  # "file_parts", "search": n is not native with file attachments, web search
     stream: bool = False  # ask for SSE and fold
     context_tokens: int | None = None

@@ -6,7 +6,7 @@ tokens counted apart, errors inside a 200. May not touch: meaning; content is ne
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -65,8 +65,12 @@ def mend_choice(choice: dict[str, Any], index: int) -> dict[str, Any]:
     return mended
 
 
-def fold_reasoning(usage: dict[str, Any]) -> dict[str, Any]:
-    """Completion tokens with reasoning included, where the provider counts it beside them."""
+def mend_usage(data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The body's usage, with reasoning tokens among the completion's where the provider counts them beside
+    these (the sum tells); None when there is none."""
+    usage = data.get("usage")
+    if not isinstance(usage, dict):
+        return None
     details = usage.get("completion_tokens_details")
     reasoning = details.get("reasoning_tokens") if isinstance(details, dict) else None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
@@ -75,14 +79,6 @@ def fold_reasoning(usage: dict[str, Any]) -> dict[str, Any]:
     if reasoning and prompt + completion + reasoning == usage.get("total_tokens"):
         return {**usage, "completion_tokens": completion + reasoning}
     return usage
-
-
-def mend_usage(data: dict[str, Any], fixups: Iterable[str]) -> dict[str, Any] | None:
-    """The body's usage, mended; None when there is none."""
-    usage = data.get("usage")
-    if not isinstance(usage, dict):
-        return None
-    return fold_reasoning(usage) if "fold_reasoning_tokens" in fixups else usage
 
 
 def _is_choice(choice: Any) -> bool:

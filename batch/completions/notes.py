@@ -77,6 +77,8 @@ def list_facts(line: Answering) -> tuple[str, ...]:
         facts += ["schema:mended"] if reasked and not line.is_doomed else []
         facts += ["schema:extracted"] if tally.extracted else []
         facts += ["schema:stepped_down"] if tally.climbed else []
+    if _is_estimated(line):
+        facts.append("usage:estimated")
     if tally.refused or _single_refused(line):
         facts.append("refused")
     facts += [f"served:{model}" for model in _served(line, "model")]
@@ -134,6 +136,8 @@ def _describe_records(line: Answering, note: dict[str, Any]) -> None:
         note["model"] = records[0].head.get("model") or line.plan.card.model
     note["calls"] = len(records)
     note["latency_s"] = round(sum(record.latency_s for record in records), 4)
+    if _is_estimated(line):
+        note["usage"] = "estimated"
     if len(records) == 1:
         if records[0].request_id is not None:
             note["request_id"] = records[0].request_id
@@ -145,6 +149,11 @@ def _describe_records(line: Answering, note: dict[str, Any]) -> None:
         marks = _served(line, "system_fingerprint")
         if len(marks) > 1:
             note["system_fingerprints"] = marks
+
+
+def _is_estimated(line: Answering) -> bool:
+    """True when some call told no tokens, so that they are our own estimate (tokens.estimate_usage)."""
+    return any(record.usage and record.usage.get("estimated") for record in line.records)
 
 
 def _describe_repairs(line: Answering, note: dict[str, Any]) -> None:

@@ -63,6 +63,20 @@ def estimate(
     return int(tokens + 0.5), output
 
 
+def estimate_usage(request: bytes, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """A `usage` for an answer that came without one (streams of providers that know no stream_options)."""
+    prompt, _ = estimate(orjson.loads(request))
+    completion = 0.0
+    for choice in answer.get("choices") or ():
+        message = choice.get("message") or {}
+        texts = [text for key in ("content", "reasoning_content", "reasoning", "refusal") if (text := message.get(key))]
+        completion += sum(map(_content_tokens, texts)) + _json_tokens(message.get("tool_calls"))
+    written = int(completion + 0.5)
+    return {
+        "prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written, "estimated": True,
+    }  # fmt: skip
+
+
 def text_tokens(text: str) -> float:
     """Estimated tokens of plain text, by the scripts that it is written in."""
     if text.isascii():

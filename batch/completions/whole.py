@@ -36,7 +36,7 @@ def whole_body(success: Success, plan: Plan) -> bytes:
     if plan.endpoint != CHAT:
         return success.body
     data, choice = success.data, success.data["choices"][0]
-    usage = mend_usage(data, plan.card.fixups)
+    usage = mend_usage(data)
     if (
         is_normal(choice)
         and choice.get("index") == 0

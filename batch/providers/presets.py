@@ -68,7 +68,6 @@ class CardFields(Strict):
     inject: dict[str, Any] | None = None
     on_fanout: dict[str, Any] | None = None
     on_reask: dict[str, Any] | None = None
-    fixups: tuple[str, ...] | None = None
     fanout_when: tuple[str, ...] | None = None
     stream: bool | None = None
     context_tokens: int | None = Field(default=None, ge=1)

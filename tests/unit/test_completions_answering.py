@@ -51,12 +51,25 @@ def test_an_empty_finish_reason_with_tool_calls_becomes_tool_calls() -> None:
 
 
 def test_reasoning_counted_beside_the_completion_is_folded_in() -> None:
-    card = Card("p", "m", fixups=("fold_reasoning_tokens",))
     usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 35,
              "completion_tokens_details": {"reasoning_tokens": 20}}  # fmt: skip
-    played = play(body_of(), card, [complete("hi", usage=usage)])
+    played = play(body_of(), CARD, [complete("hi", usage=usage)])
     assert played.end.usage == played.end.billed == Usage(10, 0, 25, 20)  # type: ignore[union-attr]
     assert played.body["usage"]["completion_tokens"] == 25
+
+
+def test_a_stream_without_usage_is_estimated_and_the_line_says_so() -> None:
+    silent, told = complete("four words of text"), complete("four words of text")
+    del silent.data["usage"]
+    card = Card("p", "m", stream=True)
+    played = play(body_of(), card, [silent])
+    assert isinstance(played.end, Answer)
+    assert played.end.billed.input_tokens > 0 and played.end.billed.output_tokens > 0
+    assert played.body["usage"]["estimated"] is True
+    assert played.end.note["usage"] == "estimated" and "usage:estimated" in played.end.facts
+    played = play(body_of(), card, [told])
+    assert isinstance(played.end, Answer)
+    assert "usage" not in played.end.note and "usage:estimated" not in played.end.facts
 
 
 def test_a_fan_out_counts_the_prompt_once_in_usage_and_each_time_in_the_bill() -> None:
