@@ -25,7 +25,7 @@ import orjson
 from batch.clock import Clock
 from batch.settings import LaunchConfig, process_environment
 from batch.telemetry import emit
-from workers.engines import Engine
+from workers.engines import TICK_S, Engine
 
 LOG_ROWS = 40
 STOP_S = 4.0              # of a stop that are waited for; the tether ends what needs longer
@@ -34,6 +34,7 @@ QUICK_RESTARTS = 3
 SLOW_RESTART_S = 60.0
 STABLE_S = 60.0           # serving for so long, its ends are counted anew
 LOOK_S = 2.0
+UNWELL_S = 30.0           # out by its health for so long, a process that still runs is started again
 _ALLOWED = re.compile(
     r"PATH|HOME|USER|LANG|LC_.*|TZ|TMPDIR|LD_LIBRARY_PATH|VIRTUAL_ENV|PYTHONPATH|PYTHONUNBUFFERED|XDG_.*|OMP_.*|MKL_.*"
     r"|CUDA_.*|NVIDIA_.*|NCCL_.*|HIP_.*|ROCR_.*|HSA_.*|GGML_.*|LLAMA_.*|VLLM_.*|SGLANG_.*|SGL_.*|OLLAMA_.*|HF_.*"
@@ -92,6 +93,10 @@ class ManagedEngine:
         replica = next((replica for replica in self._engine.replicas if replica.base_url == url), None)
         return replica is not None and await self._engine.look(replica)
 
+    def trouble(self, url: str) -> str:
+        """Why the replica there is out; empty while it serves."""
+        return next((r.reason for r in self._engine.replicas if r.base_url == url and not r.is_up), "")
+
     def gave_up(self, index: int, reason: str) -> None:
         self._engine.is_starting = False  # from now on the lanes' circuits decide, and lines may go elsewhere
         self._failed(f"engine {self._engine.name}, replica {index}: {reason}")
@@ -135,10 +140,7 @@ class _Replica:
         listening = asyncio.get_running_loop().create_task(self._listen(process.stdout))
         ending = asyncio.get_running_loop().create_task(process.wait())
         try:
-            late = await self._await_ready(ending)
-            if late:
-                return late
-            return f"ended with code {await ending}"
+            return await self._await_ready(ending) or await self._await_end(ending)
         finally:
             await self.stop()
             listening.cancel()
@@ -175,6 +177,17 @@ class _Replica:
                 return ""
             await self._clock.sleep_async(0.2)
         return f"not ready after {self._launch.ready_s:g} s"
+
+    async def _await_end(self, ending: asyncio.Task[int]) -> str:
+        """Of its process; or it stays out by its health, as an engine does whose inner loop has died."""
+        well_at = self._clock.monotonic()
+        while not (await asyncio.wait({ending}, timeout=TICK_S))[0]:
+            trouble = self._owner.trouble(self.url)
+            if not trouble:
+                well_at = self._clock.monotonic()
+            elif self._clock.monotonic() - well_at >= UNWELL_S:
+                return f"out for {UNWELL_S:g} s ({trouble})"
+        return f"ended with code {ending.result()}"
 
     async def _listen(self, stream: asyncio.StreamReader) -> None:
         """Its log is shown while it starts; afterwards it may hold prompts, and only its last rows are kept."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Protocol
 
@@ -140,7 +140,8 @@ class Engine:
     ) -> Outcome:
         """`send(base_url)` at the best replica; again at another when that one died, which costs the line nothing.
 
-        A call that was under way when two replicas died may be what kills them: it ends with the failure.
+        A call that was under way when two replicas died may be what kills them: it ends with the failure. So
+        does one that was alone with its replica, and that says so: it costs an attempt even in an outage.
         """
         tried: set[Replica] = set()
         has_repeated = False
@@ -151,12 +152,14 @@ class Engine:
             try:
                 outcome = await send(replica.base_url)
             finally:
+                was_alone = replica.in_flight == 1
                 replica.in_flight -= 1
                 replica.tokens -= tokens
             self._note_header(replica, outcome)
             if isinstance(outcome, Success) or not await self._has_failed(replica, outcome):
                 return outcome
             tried.add(replica)
+            outcome = replace(outcome, ended_server=was_alone and outcome.kind in _SUSPECT)
             if outcome.sent:
                 if has_repeated or not may_repeat:
                     return outcome

@@ -95,7 +95,7 @@ class Failure:
     `retry_after_s` is the provider's own wait, clamped to [0, 86400]; `should_retry` is its
     x-should-retry. `param` names the field for UNSUPPORTED_PARAM. `scope` is the budget's scope for
     BUDGET (a string such as "end_user:alice"), where the request shows one. `sent` is False when
-    nothing can have been charged.
+    nothing can have been charged. `ended_server`: a replica died while this was its only call.
     """
 
     kind: FailureKind
@@ -109,6 +109,7 @@ class Failure:
     resume_at: float | None = None
     scope: str | None = None
     sent: bool = True
+    ended_server: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
     rate_headers: Mapping[str, str] = field(default_factory=dict)
     request_id: str | None = None

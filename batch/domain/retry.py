@@ -213,11 +213,12 @@ def _retry(case: _Case, rule: Rule) -> Decision:
 
 
 def _spend(case: _Case, rule: Rule) -> tuple[LineState, bool]:
-    """Take what this failure costs. A provider that is down for everyone costs a line nothing."""
+    """Take what this failure costs. A provider that is down for everyone costs a line nothing, unless the line
+    is what takes it down."""
     state = case.state
     if rule.budget == "content":
         return replace(state, content=state.content + 1, failed_at=case.now), True
-    if rule.budget == "attempts" and not case.lane.is_down:
+    if rule.budget == "attempts" and (case.failure.ended_server or not case.lane.is_down):
         return replace(state, attempts=state.attempts + 1, waits=0, failed_at=case.now), True
     others_pass = (
         rule.budget != "none"

@@ -192,6 +192,13 @@ def test_a_provider_that_is_down_costs_a_line_nothing():
     assert decision.state.attempts == 0
 
 
+def test_a_line_that_takes_the_provider_down_pays_for_it():
+    """Else it is sent to every engine that comes back, for ever."""
+    deadly = replace(failure(K.SERVER_ERROR, 500), ended_server=True)
+    decision = repeat(deadly, 5, lane=LaneFacts(is_down=True))
+    assert (decision.action, decision.state.attempts) == (Action.FAIL, 5)
+
+
 def test_a_provider_that_is_down_lets_lines_flow_on():
     decision = settle(failure(K.SERVER_ERROR, 502), lane=LaneFacts(is_down=True), can_hop=True)
     assert decision.action is Action.NEXT_PROVIDER

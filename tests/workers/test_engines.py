@@ -141,6 +141,21 @@ async def test_a_call_that_kills_two_replicas_ends_with_the_failure() -> None:
 
 
 @on_a_loop
+async def test_a_call_that_was_alone_with_a_replica_that_died_says_so() -> None:
+    """Among others it may be any of them."""
+    engine = make_engine(lambda request: httpx.Response(503))
+    engine.replicas.pop()
+
+    async def send(base_url: str) -> Any:
+        return fault(FailureKind.SERVER_ERROR)
+
+    alone = await engine.call(send, tokens=10, group=None)
+    engine.replicas[0].is_up, engine.replicas[0].in_flight = True, 1
+    among_others = await engine.call(send, tokens=10, group=None)
+    assert [outcome.ended_server for outcome in (alone, among_others)] == [True, False]
+
+
+@on_a_loop
 async def test_without_a_replica_nothing_is_sent() -> None:
     """And nothing can have been charged."""
     engine = make_engine(healthy)
