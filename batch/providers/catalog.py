@@ -62,7 +62,7 @@ class Catalog:
             given = dict(environ)
             lookup = lambda name: given.get(name) or None  # noqa: E731
         providers = {
-            name: Provider(name, _preset_for(name, config), config, True, lookup)
+            name: Provider(name, _preset_for(name, config), config, lookup)
             for name, config in settings.providers.items()
         }
         claimed = {provider.key_id for provider in providers.values()}
@@ -72,7 +72,7 @@ class Catalog:
             if name in providers or variable is None or lookup(variable) is None or preset.base_url is None:
                 continue
             if f"env:{variable}" not in claimed:
-                providers[name] = Provider(name, preset, ProviderConfig(), False, lookup)
+                providers[name] = Provider(name, preset, ProviderConfig(), lookup)
         catalog = cls(providers, settings.routes)
         catalog._check(settings)
         return catalog
@@ -160,7 +160,8 @@ class Catalog:
         return self._follow(route, model) if route else None
 
     def _by_owner(self, model: str) -> Route | None:
-        owners = [p for p in self.providers.values() if p.owns(model) and not p.preset.owns_slugs and p.serves(model)]
+        known = self.providers.values()
+        owners = [p for p in known if p.preset.owns(model) and not p.preset.owns_slugs and p.serves(model)]
         if len(owners) > 1:
             raise UnknownModel(self._ambiguous(model, owners), param="model")
         return Route((Hop(owners[0].name, model),)) if owners else None
@@ -259,7 +260,7 @@ class Catalog:
         return own_namespace and (self._foreign_prefix(model) is not None or owner not in (None, only.preset.name))
 
     def _preset_owner(self, model: str) -> str | None:
-        return next((name for name in preset_names() if _owns(load_preset(name), model)), None)
+        return next((name for name in preset_names() if load_preset(name).owns(model)), None)
 
     def _foreign_prefix(self, model: str) -> str | None:
         """The first segment, where it names a preset that is not configured and nobody else's namespace."""
@@ -289,10 +290,6 @@ def _preset_for(name: str, config: ProviderConfig) -> Preset:
     if config.engine is not None:
         return load_preset(GENERIC_PRESET if config.engine == "openai" else config.engine)
     return load_preset(name if name in preset_names() else GENERIC_PRESET)
-
-
-def _owns(preset: Preset, model: str) -> bool:
-    return preset.models is not None and Preset.fits(preset.models, model)
 
 
 def _check_addresses(provider: Provider, settings: Settings) -> None:

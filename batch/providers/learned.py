@@ -2,7 +2,7 @@
 
 Owns: which finding may replace which: traffic demotes, and promotes only what was unlisted; a probe decides
 anew; and how many answers make a finding of what one only suggests.
-Layout: {"support": {feature: value}, "card": {...}, "limits": {...}}.
+Layout: {"support": {feature: value}, "limits": {...}}.
 May not touch: the database (storage.lanes saves the patch). Pure.
 """
 

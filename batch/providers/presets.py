@@ -12,32 +12,59 @@ import tomllib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from batch.completions.cards import SchemaMode, Support
+from batch.completions.parameters import OPENAI_KEYS
 from batch.domain.errors import InvalidConfiguration
 from batch.domain.limits import Charge
 
 PRESETS_DIR = Path(__file__).parent / "presets"
 
-# Body keys of a chat completion, and features that are not keys. A preset may name no other.
-BODY_KEYS = (
-    "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens",
-    "max_tokens", "metadata", "modalities", "n", "parallel_tool_calls", "prediction", "presence_penalty",
-    "prompt_cache_key", "reasoning_effort", "response_format", "safety_identifier", "seed", "service_tier",
-    "stop", "store", "stream", "stream_options", "temperature", "tool_choice", "tools", "top_logprobs",
-    "top_p", "user", "verbosity", "web_search_options",
-)  # fmt: skip
-FEATURES = ("json_schema", "json_object", "vision", "audio", "files", "stream_usage")
+BODY_KEYS = tuple(sorted(OPENAI_KEYS - {"model", "messages"}))
+FEATURES = ("json_schema", "json_object", "vision", "audio", "files", "stream_usage")  # besides body keys
 
-# What a line needs of every provider; a preset never has to list them.
-ALWAYS_NATIVE = ("model", "messages")
+
+def check_feature(name: str) -> None:
+    """Raises ValueError, with the nearest known name, for a capability row about nothing we know."""
+    known = (*BODY_KEYS, *FEATURES)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        raise ValueError(f"{name}: no such capability" + (f" (did you mean {near[0]}?)" if near else ""))
+
+
+def _known_features(rows: dict[str, Support]) -> dict[str, Support]:
+    for name in rows:
+        check_feature(name)
+    return rows
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
+SupportRows = Annotated[dict[str, Support], AfterValidator(_known_features)]
+
+
+def fits(pattern: str | None, model: str) -> bool:
+    """Whether what holds for `pattern` holds for `model`; no pattern holds for all."""
+    return pattern is None or re.search(pattern, model) is not None
 
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def given(self) -> dict[str, Any]:
+        """The fields that say something, without the pattern of the models that they hold for."""
+        names = (name for name in type(self).model_fields if name != "match")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 class Auth(Strict):
@@ -73,9 +100,6 @@ class CardFields(Strict):
     context_tokens: int | None = Field(default=None, ge=1)
     max_output_tokens: int | None = Field(default=None, ge=1)
 
-    def given(self) -> dict[str, Any]:
-        return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
-
 
 class LimitFields(Strict):
     """Limits as facts; None is unknown. Units as in domain.limits.Limits."""
@@ -94,9 +118,6 @@ class LimitFields(Strict):
     start_concurrency: int | None = Field(default=None, ge=1)
     scope: Literal["model", "key"] | None = None
 
-    def given(self) -> dict[str, Any]:
-        return {name: value for name in LimitFields.model_fields if (value := getattr(self, name)) is not None}
-
 
 class PriceFields(Strict):
     """US dollars per million tokens; `batch` is a factor on all of them for the provider's batch tier."""
@@ -108,46 +129,20 @@ class PriceFields(Strict):
     batch: float | None = Field(default=None, gt=0, le=1)
 
 
-def _compiles(pattern: str | None) -> str | None:
-    if pattern is not None:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from None
-    return pattern
-
-
-class Matched(Strict):
-    match: str
-
-    _match = field_validator("match")(_compiles)
-
-    def fits(self, model: str) -> bool:
-        return re.search(self.match, model) is not None
-
-
-class ModelRow(Matched):
+class ModelRow(Strict):
     """What holds only for models whose id matches the regular expression. Later rows win."""
 
-    support: dict[str, Support] = {}
+    match: Pattern
+    support: SupportRows = {}
     card: CardFields = CardFields()
     limits: LimitFields = LimitFields()
     price: PriceFields | None = None
-
-    @field_validator("support")
-    @classmethod
-    def known_features(cls, rows: dict[str, Support]) -> dict[str, Support]:
-        for name in rows:
-            check_feature(name)
-        return rows
 
 
 class PlanLimits(LimitFields):
     """Limits of a plan; with `match`, only for models whose id matches."""
 
-    match: str | None = None
-
-    _match = field_validator("match")(_compiles)
+    match: Pattern | None = None
 
 
 class Plan(Strict):
@@ -166,12 +161,10 @@ class RateHeaders(Strict):
 class ErrorRules(Strict):
     """Provider-specific rows of the error table (providers/classify.py); all are optional."""
 
-    type_in_code: bool = False  # the OpenAI *type* stands in error.code
     quota_codes: tuple[str, ...] = ()
-    quota_statuses: tuple[int, ...] = ()
-    bad_key_in_400: str | None = None      # regular expression on the message of a 400
+    bad_key_in_400: Pattern | None = None     # regular expression on the message of a 400
     rate_codes: tuple[str, ...] = ()
-    context: tuple[str, ...] = ()          # regular expressions on the message
+    context: tuple[Pattern, ...] = ()      # regular expressions on the message
     overloaded_statuses: tuple[int, ...] = ()
     concurrency_429: bool = False          # every plain 429 is about calls in flight
     dynamic_429: bool = False              # every plain 429 is about ramping too fast
@@ -179,13 +172,6 @@ class ErrorRules(Strict):
     forbidden_is_content: bool = False     # a 403 may be about this line's content
     budget_reset: str | None = None        # dotted path to the instant when a 402's budget starts anew
     daily_reset_zone: str | None = None    # a daily quota ends at midnight in this time zone
-
-    _bad_key = field_validator("bad_key_in_400")(_compiles)
-
-    @field_validator("context")
-    @classmethod
-    def all_compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(pattern for pattern in patterns if _compiles(pattern))
 
 
 class CostSource(Strict):
@@ -210,9 +196,6 @@ class EngineFacts(Strict):
     tokens_counter: str | None = None  # grows while it generates; one that stands still is stuck
     version_path: str | None = None
     slots_path: str | None = None
-    priority: Literal["low_first", "high_first"] | None = None
-    batch_path: str | None = None
-    default_running: int = 256  # sequences the engine runs at once unless told otherwise
 
 
 class Preset(Strict):
@@ -225,10 +208,10 @@ class Preset(Strict):
     base_url_hint: str = ""
     auth: Auth = Auth()
     headers: dict[str, str] = {}
-    models: str | None = None
+    models: Pattern | None = None
     owns_slugs: bool = False  # "@slug" models are this provider's
     prices: str | None = None  # the provider's id in the genai-prices package
-    support: dict[str, Support] = {}
+    support: SupportRows = {}
     default: Support = Support.UNLISTED
     card: CardFields = CardFields()
     model_rows: tuple[ModelRow, ...] = ()
@@ -241,30 +224,11 @@ class Preset(Strict):
     header_aliases: dict[str, str] = {}
     cost: CostSource | None = None
     engine: EngineFacts | None = None
-    parameters: dict[str, tuple[float | None, float | None]] = {}  # documented ranges, for the tables
     notes: tuple[str, ...] = ()
 
-    _models = field_validator("models")(_compiles)
-
-    @staticmethod
-    def fits(pattern: str | None, model: str) -> bool:
-        """Whether a row that holds for `pattern` holds for `model`; no pattern holds for all."""
-        return pattern is None or re.search(pattern, model) is not None
-
-    @field_validator("support")
-    @classmethod
-    def known_features(cls, rows: dict[str, Support]) -> dict[str, Support]:
-        for name in rows:
-            check_feature(name)
-        return rows
-
-
-def check_feature(name: str) -> None:
-    """Raises ValueError, with the nearest known name, for a capability row about nothing we know."""
-    known = (*BODY_KEYS, *FEATURES)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        raise ValueError(f"{name}: no such capability" + (f" (did you mean {near[0]}?)" if near else ""))
+    def owns(self, model: str) -> bool:
+        """True when the pattern says that this id is this provider's own."""
+        return self.models is not None and fits(self.models, model)
 
 
 @cache
@@ -274,13 +238,33 @@ def preset_names() -> tuple[str, ...]:
 
 @cache
 def load_preset(name: str) -> Preset:
-    """The preset called `name`. Raises InvalidConfiguration, which names the nearest preset."""
-    if name not in preset_names():
+    """The preset called `name`, or the one in the file `name` when it ends in .toml. Raises InvalidConfiguration,
+    which names the nearest preset.
+
+    A file of one's own may say `extends = "xai"`: then it holds only what differs.
+    """
+    is_file = name.endswith(".toml")
+    if not is_file and name not in preset_names():
         near = difflib.get_close_matches(name, preset_names(), n=1, cutoff=0.5)
         hint = f" (did you mean {near[0]}?)" if near else f"; there are: {', '.join(preset_names())}"
         raise InvalidConfiguration(f"preset {name}: no such preset{hint}", param="preset")
-    path = PRESETS_DIR / f"{name}.toml"
-    return parse_preset(tomllib.loads(path.read_text(encoding="utf-8")), name, str(path.name))
+    path = Path(name) if is_file else PRESETS_DIR / f"{name}.toml"
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidConfiguration(f"preset {name}: {error}", param="preset") from None
+    extended = values.pop("extends", None)
+    if extended is not None:
+        values = _merged(load_preset(str(extended)).model_dump(exclude_unset=True), values)
+    return parse_preset(values, str(values.pop("name", path.stem)), path.name)
+
+
+def _merged(values: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables are merged key by key; anything else, lists too, is replaced."""
+    for key, value in over.items():
+        held = values.get(key)
+        values[key] = _merged(held, value) if isinstance(held, dict) and isinstance(value, Mapping) else value
+    return values
 
 
 def parse_preset(values: Mapping[str, Any], name: str, place: str) -> Preset:

@@ -8,7 +8,7 @@ May not touch: the network, the database. A key is read when asked for, and neve
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from batch.completions.cards import Card, Support
 from batch.domain.errors import InvalidConfiguration
 from batch.domain.limits import Limits
 from batch.providers.learned import renamed_max_tokens
-from batch.providers.presets import CardFields, LimitFields, Preset, check_feature
+from batch.providers.presets import CardFields, LimitFields, Preset, check_feature, fits
 from batch.providers.prices import Price, package_context, package_price
 from batch.settings import LaunchConfig, ProviderConfig, TlsConfig
 
@@ -35,7 +35,6 @@ class Provider:
     name: str
     preset: Preset
     config: ProviderConfig
-    explicit: bool  # named in batchmill.toml, as against found by its key variable
     environment: Callable[[str], str | None]
     listed: tuple[str, ...] = ()  # model ids read from the server itself
     launched_urls: tuple[str, ...] = ()  # of engines that this process started
@@ -135,19 +134,18 @@ class Provider:
         return self.config.plan or self.preset.plan
 
     def card(self, model: str, learned: Mapping[str, Any] | None = None) -> Card:
-        """The capability card for `model`. `learned` is the lane's: {"support": {...}, "card": {...}}."""
+        """The capability card for `model`. `learned` is the lane's: {"support": {feature: value}}."""
         card = self._cards.get(model)
         if card is None:
             card = self._cards[model] = self._make_card(model)
-        if learned and (learned.get("support") or learned.get("card")):
-            return _with_learned(card, learned)
-        return card
+        rows = learned and learned.get("support")
+        return _with_learned(card, rows) if rows else card
 
     def _make_card(self, model: str) -> Card:
         preset = self.preset
         support, fields = dict(preset.support), preset.card.given()
         for row in preset.model_rows:
-            if row.fits(model):
+            if fits(row.match, model):
                 support.update(row.support)
                 fields.update(row.card.given())
         support.update(self._support)
@@ -169,11 +167,11 @@ class Provider:
         preset = self.preset
         values = preset.limits.given()
         for row in preset.model_rows:
-            if row.fits(model):
+            if fits(row.match, model):
                 values.update(row.limits.given())
         if self.plan is not None:
             for stated in preset.plans[self.plan].limits:
-                if Preset.fits(stated.match, model):
+                if fits(stated.match, model):
                     values.update(stated.given())
         sources = dict.fromkeys((name for name in values if name in (*_RATES, "concurrency")), "preset")
         given = {
@@ -199,7 +197,7 @@ class Provider:
         if stated is not None:
             return Price(stated.input, stated.output, stated.cached)
         for row in reversed(self.preset.model_rows):
-            if row.price is not None and row.fits(model):
+            if row.price is not None and fits(row.match, model):
                 return Price(**row.price.model_dump())
         return package_price(self.preset.prices, model) if self.preset.prices else None
 
@@ -210,10 +208,6 @@ class Provider:
     def serves(self, model: str) -> bool:
         """False when the configuration names this provider's models and `model` is none of them."""
         return not self.config.models or model in self.config.models
-
-    def owns(self, model: str) -> bool:
-        """True when the preset's pattern says that this id is this provider's own."""
-        return self.preset.models is not None and Preset.fits(self.preset.models, model)
 
 
 def _read_key(path: Path) -> str | None:
@@ -242,11 +236,6 @@ def _capabilities(name: str, rows: Mapping[str, Any]) -> tuple[dict[str, Support
         raise InvalidConfiguration(f"{place}: {error}", param=place) from None
 
 
-def _with_learned(card: Card, learned: Mapping[str, Any]) -> Card:
-    values = {name: getattr(card, name) for name in Card.__dataclass_fields__}
-    rows = {key: Support(value) for key, value in (learned.get("support") or {}).items()}
-    fields = {key: value for key, value in (learned.get("card") or {}).items() if key in CardFields.model_fields}
-    support = {**card.support, **rows}
-    merged = values | fields | {"support": support}
-    merged["max_tokens_field"] = renamed_max_tokens(support, merged["max_tokens_field"])
-    return Card(**merged)
+def _with_learned(card: Card, rows: Mapping[str, str]) -> Card:
+    support = {**card.support, **{feature: Support(value) for feature, value in rows.items()}}
+    return replace(card, support=support, max_tokens_field=renamed_max_tokens(support, card.max_tokens_field))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ ENGINES = {"vllm", "sglang", "llamacpp", "ollama", "tgi", "transformers"}
 
 
 def provider(name: str, **config: Any) -> Provider:
-    settings = Settings(providers={name: {"base_url": "http://h/v1", **config}})
+    settings = Settings(providers={name: {"base_url": "http://h/v1", **config}})  # type: ignore[dict-item]
     return Catalog.from_settings(settings, environ={}).providers[name]
 
 
@@ -85,11 +86,26 @@ def test_the_configuration_overrides_rows_and_fields() -> None:
     assert (card.of("seed"), card.n_max, card.stream) == (Support.NATIVE, 7, True)
 
 
+def test_a_file_of_ones_own_overrides_any_field(tmp_path: Path) -> None:
+    """What it does not say stays the preset's."""
+    own = tmp_path / "team.toml"
+    own.write_text('extends="xai"\nauth.header = "x-key"\nerrors.rate_codes = ["slow"]\nrate_headers.requests = "day"')
+    settings = Settings(providers={"team": {"preset": str(own), "base_url": "http://h/v1"}})  # type: ignore[dict-item]
+    made = Catalog.from_settings(settings, environ={}).providers["team"]
+    assert (made.preset.auth.header, made.preset.auth.env) == ("x-key", "XAI_API_KEY")
+    assert (made.preset.rate_headers.requests, made.preset.rate_headers.tokens) == ("day", "minute")
+    assert made.preset.errors.rate_codes == ("slow",) and made.preset.errors.bad_key_in_400
+    assert made.card("grok-4.3").of("stop") is Support.REJECTED
+    with pytest.raises(InvalidConfiguration) as caught:
+        load_preset(str(tmp_path / "other.toml"))
+    assert "other.toml" in caught.value.message
+
+
 def test_what_was_learned_overrides_both() -> None:
     made = provider("modelbox")
-    learned = {"support": {"n": "ignored", "max_tokens": "rejected"}, "card": {"schema_mode": "json_object"}}
+    learned = {"support": {"n": "ignored", "max_tokens": "rejected"}}
     card = made.card("m", learned)
-    assert (card.of("n"), card.schema_mode) == (Support.IGNORED, "json_object")
+    assert card.of("n") is Support.IGNORED
     assert card.max_tokens_field == "max_completion_tokens"
     assert made.card("m").of("n") is Support.NATIVE
 
