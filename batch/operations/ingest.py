@@ -56,6 +56,8 @@ def ingest_batch(world: World, batch_id: int, owner: str, should_stop: Stop = la
         batch = batches.load_batch(conn, batch_id)
         project = projects.load_project(conn, batch.project_id)
         file = files.find_file(conn, project.id, batch.input_file)
+        if file is None and batch.ingest_line and batch.input_file_id:
+            file = files.load_file(conn, batch.input_file_id)  # what was begun is ended, deleted since or not
     walk = _Ingest(world, batch, project, epoch, should_stop)
     if file is None:
         message = f"Cannot find file {batch.input_file}, or project {project.public_id} does not have access to it."
@@ -137,11 +139,12 @@ class _Ingest:
     # the walk
 
     def _recall(self, gate: LineGate) -> None:
-        """Rebuild from stored rows what a dead ingest knew: ids, routes, tokens."""
+        """Rebuild from stored rows what a dead ingest knew: ids, routes, tokens, twins."""
         if self._batch.ingest_line == 0:
             return
         with self._world.db.read() as conn:
-            for row in ingest.stored_lines(conn, self._batch.id):
+            for row in ingest.stored_lines(conn, self._batch.id, with_body=self._twins.is_on):
+                self._twins.find(row.line, row.route, row.body)
                 self._count(row.line, row.custom_id, row.est_input, row.est_output, row.route, row.copy_of)
             for _, custom_id in ingest.refused_ids(conn, self._batch.id):
                 self._seen.add(custom_id)
@@ -188,7 +191,7 @@ class _Ingest:
             self._weight.refused += 1
             self._refuse(raw.number, accepted, pending)
             return
-        copy_of = self._twins.find(accepted)
+        copy_of = self._twins.find(raw.number, accepted.route, accepted.body)
         if copy_of is not None:
             accepted = accepted._replace(copy_of=copy_of)
         pending.rows.append(accepted)

@@ -64,6 +64,7 @@ class StoredLine(NamedTuple):
     est_output: int
     route: int
     copy_of: int | None
+    body: str | None
 
 
 class Cut(NamedTuple):
@@ -130,16 +131,17 @@ def store_chunk_if_held(
     return True
 
 
-def stored_lines(conn: sa.Connection, batch_id: int) -> Iterator[StoredLine]:
+def stored_lines(conn: sa.Connection, batch_id: int, *, with_body: bool = False) -> Iterator[StoredLine]:
     """Every line that is stored already, ascending, in pages: no long read on either database."""
-    columns = [requests.c[name] for name in StoredLine._fields]
+    columns = [requests.c[name] for name in StoredLine._fields[:-1]]
+    columns.append(requests.c.body if with_body else sa.null().label("body"))
     last = 0
     while True:
         page = conn.execute(
             sa.select(*columns)
             .where(requests.c.batch_id == batch_id, requests.c.line > last)
             .order_by(requests.c.line)
-            .limit(5000)
+            .limit(200 if with_body else 5000)
         ).fetchall()
         if not page:
             return

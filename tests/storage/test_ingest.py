@@ -16,6 +16,7 @@ from batch.operations.delete_file import delete_file
 from batch.operations.ingest import ingest_batch
 from batch.operations.keys import set_project_limits
 from batch.operations.read_batches import get_batch_errors
+from batch.operations.retention import remove_deleted_bytes
 from batch.operations.world import World
 from batch.storage import jobs
 from batch.storage.batches import BatchRow
@@ -302,6 +303,38 @@ def test_an_ingest_that_dies_is_resumed_at_its_offset(world: World, monkeypatch:
     assert sorted(cut) == list(range(1, 401))
     with world.db.write() as conn:
         assert not jobs.renew_job_if_held(conn, batch.id, half.job_epoch)
+
+
+def test_a_resumed_ingest_knows_the_twins_of_the_one_that_died(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A duplicate behind the crash takes the answer of a first line before it."""
+    monkeypatch.setattr(ingest_module, "CHUNK_ROWS", 100)
+    lines = [request_line(f"r{i}", content=f"c{i % 150}", seed=1) for i in range(400)]
+    batch = create(world, jsonl(lines), options={"dedupe": True})
+
+    def die() -> bool:
+        raise Killed
+
+    with pytest.raises(Killed):
+        ingest_batch(world, batch.id, "first", die)
+    assert 0 < load(world, batch).ingest_line < 150
+    expire_job(world, batch)
+    assert ingest_batch(world, batch.id, "second") == "started"
+    expected = [None if line <= 150 else (line - 1) % 150 + 1 for line in range(1, 401)]
+    assert [row.copy_of for row in rows(world, requests, batch)] == expected
+    assert sum(row.line_count for row in rows(world, slices, batch)) == 150
+
+
+def test_an_input_deleted_after_a_part_of_it_was_read_does_not_fail_the_batch(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one ingest has begun the next one ends, whether a crash lies between or not."""
+    monkeypatch.setattr(ingest_module, "CHUNK_ROWS", 100)
+    batch = create(world, jsonl([request_line(f"r{i}") for i in range(200)]))
+    assert ingest_batch(world, batch.id, "first", lambda: True) == "stopped"
+    delete_file(world, batch.project_id, batch.input_file)
+    remove_deleted_bytes(world)
+    assert ingest_batch(world, batch.id, "second") == "started"
+    assert load(world, batch).total == 200
 
 
 def test_an_ingest_that_is_asked_to_stop_gives_its_job_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
