@@ -92,26 +92,26 @@ def measure() -> list[Row]:
     table = rows()
     with playing() as service:
         waiting = [(row, *_submit(service, row)) for row in table]
-        for row, asked, streamed, faulted in waiting:
+        for row, asked, dropping, streamed, faulted in waiting:
             found = service.wait(asked, 120)
             row.cells |= {feature: _judge(row, feature, found) for feature in FEATURES}
+            _compare_dropping(row, service.wait(dropping, 120))
             found = service.wait(streamed, 120)
             told = {_judge(row, feature, found, "streamed") for feature in STREAMED}
             row.cells["streamed"] = "error" if told & {"error", "refused"} else "yes"
             found = service.wait(faulted, 120)
             row.cells |= {kind: _fate(found.lines[kind]) for kind in (*PASSING, *LASTING)}
-        refusing = [(row, refused) for row in table if (refused := _refused(row))]
-        again = [(row, refused, _submit_with_drop(service, row, refused)) for row, refused in refusing]
-        for row, refused, batch_id in again:
-            found = service.wait(batch_id, 120)
-            for feature in refused:
-                if found.lines[feature]["error"] is None and found.note(feature).get("dropped"):
-                    row.cells[feature] += ", or dropped"
     return table
 
 
-def _refused(row: Row) -> list[str]:
-    return [feature for feature in FEATURES if row.cells[feature] == "refused"]
+def _compare_dropping(row: Row, found: Finished) -> None:
+    """With on_unsupported = "drop", what was refused is dropped and said so, and everything else is as before."""
+    for feature, word in row.cells.items():
+        if word != "refused":
+            now = _judge(row, feature, found, "dropping")
+            row.problems += [f"dropping {feature}: {now}, not {word}"] if now != word else []
+        elif found.lines[feature]["error"] is None and found.note(feature).get("dropped"):
+            row.cells[feature] += ", or dropped"
 
 
 @contextlib.contextmanager
@@ -134,21 +134,17 @@ def playing() -> Iterator[Service]:
         yield stack.enter_context(running_service(config, SIM="sk-simulated-key"))
 
 
-def _submit(service: Service, row: Row) -> tuple[str, str, str]:
+def _submit(service: Service, row: Row) -> tuple[str, str, str, str]:
     preset, model = row.preset, row.model
     asked = [chat(name, model, **{"content": f"Tell me of {name}.", **body}) for name, body in FEATURES.items()]
     streamed = [chat(feature, model, f"Stream {feature}.", **FEATURES[feature]) for feature in STREAMED]
     faulted = [chat(kind, model, f"Say something. [{kind}]") for kind in (*PASSING, *LASTING)]
     return (
         service.submit(asked, providers=[preset], on_invalid_line="error_file"),
+        service.submit(asked, providers=[preset], on_invalid_line="error_file", on_unsupported="drop"),
         service.submit(streamed, providers=[f"{preset}-streamed"], on_invalid_line="error_file"),
         service.submit(faulted, providers=[preset]),
     )
-
-
-def _submit_with_drop(service: Service, row: Row, refused: list[str]) -> str:
-    lines = [chat(feature, row.model, **{"content": "Again.", **FEATURES[feature]}) for feature in refused]
-    return service.submit(lines, providers=[row.preset], on_invalid_line="error_file", on_unsupported="drop")
 
 
 def _judge(row: Row, feature: str, found: Finished, how: str = "") -> str:
