@@ -66,9 +66,14 @@ def describe_rejected(line: Answering) -> list[dict[str, Any]]:
 def list_facts(line: Answering) -> tuple[str, ...]:
     """One entry per thing that the report counts, each at most once a line."""
     plan, tally = line.plan, line.tally
-    facts = [f"emulated:{name}" for name in list_emulated(line)]
-    facts += [f"dropped:{name}" for name in plan.dropped]
-    facts += [f"ignored:{name}" for name in _ignored(line)]
+    facts: list[str] = []
+    for kind, names in (
+        ("emulated", list_emulated(line)), ("dropped", plan.dropped), ("ignored", _ignored(line)),
+        ("served", _served(line, "model")), ("fingerprint", _served(line, "system_fingerprint")),
+        ("config_version", _config_versions(line)),
+    ):  # fmt: skip
+        if names:
+            facts += [f"{kind}:{name}" for name in names]
     if plan.seed is not None and _seed_fate(plan) != "sent":
         facts.append(f"seed:{_seed_fate(plan)}")
     if not line.is_short:
@@ -81,9 +86,6 @@ def list_facts(line: Answering) -> tuple[str, ...]:
         facts.append("usage:estimated")
     if tally.refused or _single_refused(line):
         facts.append("refused")
-    facts += [f"served:{model}" for model in _served(line, "model")]
-    facts += [f"fingerprint:{mark}" for mark in _served(line, "system_fingerprint")]
-    facts += [f"config_version:{version}" for version in _config_versions(line)]
     return tuple(facts)
 
 

@@ -14,7 +14,7 @@ from batch.domain.outcome import NO_USAGE, Usage
 
 def read_usage(usage: Any) -> Usage:
     """`usage` as received, or None. Missing and odd values count as 0."""
-    if not isinstance(usage, dict):
+    if type(usage) is not dict:
         return NO_USAGE
     get = usage.get
     prompt = get("prompt_tokens")
@@ -23,11 +23,13 @@ def read_usage(usage: Any) -> Usage:
     completion = get("completion_tokens")
     if completion is None:
         completion = get("output_tokens")
+    of_prompt = get("prompt_tokens_details") or get("input_tokens_details")
+    of_completion = get("completion_tokens_details") or get("output_tokens_details")
     return Usage(
-        _count(prompt),
-        _detail(get("prompt_tokens_details") or get("input_tokens_details"), "cached_tokens"),
-        _count(completion),
-        _detail(get("completion_tokens_details") or get("output_tokens_details"), "reasoning_tokens"),
+        prompt if type(prompt) is int and prompt > 0 else 0,
+        _count(of_prompt.get("cached_tokens")) if type(of_prompt) is dict else 0,
+        completion if type(completion) is int and completion > 0 else 0,
+        _count(of_completion.get("reasoning_tokens")) if type(of_completion) is dict else 0,
     )
 
 
@@ -38,10 +40,6 @@ def write_usage(usage: Usage) -> dict[str, int]:
 
 def restore_usage(numbers: Mapping[str, Any]) -> Usage:
     return Usage(*(_count(numbers.get(name)) for name in Usage._fields))
-
-
-def _detail(details: Any, name: str) -> int:
-    return _count(details.get(name)) if isinstance(details, dict) else 0
 
 
 def _count(value: Any) -> int:

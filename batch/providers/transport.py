@@ -87,14 +87,20 @@ class DirectTransport:
         started = self._clock.monotonic()
         try:
             builder = self._client.request(request.method, request.url).headers(request.headers)
-            builder = builder.timeout(timedelta(seconds=request.timeout_s)).body_bytes(request.body)
+            # as text it is copied once; bytes are lent, and to end the loan takes a turn of the interpreter's lock
+            builder = builder.timeout(timedelta(seconds=request.timeout_s)).body_text(request.body.decode())
             if request.stream:
                 builder = builder.streamed_read_buffer_limit(0)  # else pieces are held back until 64 kB came
-            async with builder.build_streamed() as response:
-                headers = dict(response.headers)
-                reading = _Reading(self._clock, started, request.stream and _is_sse(headers), self._max_bytes)
+            exchange = builder.build_streamed()
+            response = await exchange.__aenter__()
+            headers = dict(response.headers)
+            reading = _Reading(self._clock, started, request.stream and _is_sse(headers), self._max_bytes)
+            try:
                 body = await reading.whole(response.body_reader, headers)
-                return UpstreamResponse(response.status, headers, body, reading.first_byte_s)
+            finally:
+                if not reading.is_whole:  # else nothing is left to close, and closing costs another turn
+                    await exchange.__aexit__(None, None, None)
+            return UpstreamResponse(response.status, headers, body, reading.first_byte_s)
         except FOREIGN as error:
             raise translate(error) from None
 
@@ -158,6 +164,7 @@ class _Reading:
         self._is_sse = is_sse
         self._max_bytes = max_bytes
         self.first_byte_s = clock.monotonic() - started
+        self.is_whole = False  # pyreqwest has handed on everything there was
 
     async def whole(self, reader: ResponseBodyReader, headers: Mapping[str, str]) -> bytes:
         """pyreqwest's body; at once where its length is known: each piece costs a turn of the interpreter's lock.
@@ -166,7 +173,9 @@ class _Reading:
         """
         length = headers.get("content-length", "")
         if not self._is_sse and length.isdecimal() and int(length) <= self._max_bytes:
-            return bytes(await reader.bytes())
+            body = bytes(await reader.bytes())
+            self.is_whole = True
+            return body
         return await self.all_of(reader.read_chunk)
 
     async def all_of(self, next_chunk: NextChunk) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import sqlalchemy as sa
@@ -165,7 +166,12 @@ def _drop_duplicates(
     return fresh
 
 
-_INSERT_SQLITE = "INSERT INTO results (batch_id, line, seq, custom_id, ok, code, output) VALUES (?, ?, ?, ?, ?, ?, ?)"
+# By rows a statement: SQLite's driver lets go of the interpreter's lock for each, and must win it back from the loop.
+_INSERT_SQLITE = {
+    rows: "INSERT INTO results (batch_id, line, seq, custom_id, ok, code, output) VALUES "  # noqa: S608
+    + ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * rows)
+    for rows in (100, 10, 1)
+}
 _COPY_POSTGRESQL = "COPY results (batch_id, line, seq, custom_id, ok, code, output) FROM STDIN (FORMAT BINARY)"
 _COPY_TYPES = ["int8", "int8", "int8", "text", "bool", "text", "text"]
 
@@ -176,7 +182,10 @@ def _insert(conn: sa.Connection, last_seq: int, rows: list[LineResult]) -> None:
         for seq, row in enumerate(rows, last_seq + 1)
     ]
     if conn.dialect.name == "sqlite":
-        conn.exec_driver_sql(_INSERT_SQLITE, values)
+        while values:
+            count = next(rows for rows in _INSERT_SQLITE if rows <= len(values))
+            conn.exec_driver_sql(_INSERT_SQLITE[count], tuple(chain.from_iterable(values[:count])))
+            values = values[count:]
         return
     driver: Any = conn.connection.driver_connection
     with driver.cursor() as cursor, cursor.copy(_COPY_POSTGRESQL) as copy:
