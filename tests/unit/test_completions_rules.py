@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch.completions.checks import Problem
-from batch.completions.rules import CHAT, EMBEDDINGS, RESPONSES, RULES, check_body, misspelt_keys
+from batch.completions.rules import CHAT, EMBEDDINGS, RESPONSES, RULES, Problem, check_body, misspelt_keys
 from tests.harness.answers import PROMPT, SCHEMAS
 
 PLAIN = {"model": "m", "messages": PROMPT}
