@@ -88,11 +88,11 @@ class Jobs:
     def _tick(self) -> None:
         self._asking_since = self._asking_since or self._clock.monotonic()
         with self._world.db.read() as conn:
-            due = due_sweeps(conn)
+            due = due_sweeps(conn, SWEEPS)
         if not due:
             self._asking_since = None
         for name in due:
-            if name in SWEEPS and not self._stopping.is_set():
+            if not self._stopping.is_set():
                 self.sweep(name)
 
     def _sweep_if_due(self, name: str) -> None:
@@ -112,7 +112,7 @@ class Jobs:
     def _take(self, name: str) -> bool:
         """While the database was away nobody could renew: holders that live come first when it is back."""
         self._asking_since = self._asking_since or self._clock.monotonic()
-        is_taken = take_if_due(self._world.db, name)
+        is_taken = take_if_due(self._world.db, name, every_s=SWEEPS[name])
         if self._clock.monotonic() - self._asking_since > AWAY_S:
             self._patient_until = self._clock.monotonic() + RENEW_EVERY_S
         self._asking_since = None

@@ -42,25 +42,25 @@ def resume_batch(
     budget_usd: float | None = None,
     max_failure_share: float | None = None,
 ) -> BatchRow:
-    """Go on, with raised limits where given. Resuming a running batch changes nothing.
+    """Go on, with raised limits where given; a running batch only takes the limits.
 
-    Raises NotFound; InvalidRequest when the budget is still spent; Conflict when the batch has ended.
+    Raises NotFound; InvalidRequest when the budget is still spent; Conflict when the batch is ending or has ended.
     """
     _check_raise(budget_usd, max_failure_share)
     batch = get_batch(world, project_id, public_id)
 
-    def resume(conn: Connection) -> list[LaneRow]:
-        batches.resume_if_paused(conn, batch.id, budget_usd=budget_usd, max_failure_share=max_failure_share)
-        return get_lanes(conn, batches.lanes_of(conn, batch.id))
+    def resume(conn: Connection) -> tuple[bool, list[LaneRow]]:
+        done = batches.resume_if_open(conn, batch.id, budget_usd=budget_usd, max_failure_share=max_failure_share)
+        return done, get_lanes(conn, batches.lanes_of(conn, batch.id))
 
-    lanes = world.db.transact(resume)
+    is_open, lanes = world.db.transact(resume)
     batch = get_batch(world, project_id, public_id)
-    if batch.paused:
-        spent, budget = batch.cost_usd, batch.budget_usd or 0.0
+    if not is_open and (batch.sealed_at is not None or batch.status not in ("validating", "in_progress")):
+        raise Conflict(f"Cannot resume a batch with status '{batch.status}'.")
+    if not is_open:
+        spent, budget = batch.cost_usd, budget_usd or batch.budget_usd or 0.0
         message = f"${spent:.4f} are spent of a budget of ${budget:.4f}. Raise budget_usd to go on."
         raise InvalidRequest(message, param="budget_usd")
-    if batch.status not in ("validating", "in_progress"):
-        raise Conflict(f"Cannot resume a batch with status '{batch.status}'.")
     for lane in lanes:
         world.bells.drain(lane.id, lane.queue)
     return batch

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import orjson
 
-from batch.domain.errors import Conflict, InvalidRequest, NotFound
+from batch.domain.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from batch.domain.line import read_custom_id
 from batch.domain.states import is_terminal
 from batch.files.jsonl import inflate, iter_lines
@@ -44,9 +44,11 @@ def retry_batch(world: World, project: Project, public_id: str, *, api_key_id: i
         return create_batch(
             world, project, request, api_key_id=api_key_id, parent_id=newest.id, idempotency_key=_retry_key(newest)
         )
-    except Conflict:  # somebody else's retry of the same batch was faster: theirs counts
+    except (Conflict, Forbidden, InvalidRequest) as refused:
         delete_file(world, project.id, input_id)
-        return read_family(world, project.id, public_id)[-1]
+        if isinstance(refused, Conflict):  # somebody else's retry of the same batch was faster: theirs counts
+            return read_family(world, project.id, public_id)[-1]
+        raise
 
 
 def read_family(world: World, project_id: int, public_id: str) -> list[BatchRow]:

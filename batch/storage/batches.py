@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
-from batch.storage.engine import db_now
+from batch.storage.engine import db_now, insert_for
 from batch.storage.tables import batch_errors, batch_lanes, batches, files, slices
 
 PRIORITY_CLASSES = ("high", "normal", "low")  # batches.priority is the index
@@ -116,7 +115,7 @@ def insert_batch(conn: sa.Connection, *, window_s: float | None, **values: Any) 
 
     None when its public id or idempotency key is taken: that row can be found now.
     """
-    insert = sqlite.insert(batches) if conn.dialect.name == "sqlite" else postgresql.insert(batches)
+    insert = insert_for(conn, batches)
     row = {"warnings": [], "report": {}, "status": "validating", **values}
     expires_at = db_now() + int(window_s * 1000) if window_s is not None else None
     insert = insert.values(created_at=db_now(), expires_at=expires_at, **row).on_conflict_do_nothing()
@@ -245,7 +244,7 @@ def seal_if_quiet(conn: sa.Connection, batch_id: int, grace_s: float) -> bool:
                 batches.c.id == batch_id,
                 batches.c.status == status,
                 batches.c.sealed_at.is_(None),
-                since <= db_now(),
+                sa.or_(batches.c.status == "cancelling", since <= db_now()),
                 sa.or_(~held, since + int(grace_s * 1000) <= db_now()),
             )
             .values(sealed_at=db_now(), reserved_usd=0.0, paused=False, pause_reason=None)
@@ -280,10 +279,10 @@ def pause_if_open(conn: sa.Connection, batch_id: int, reason: str) -> bool:
     return done.rowcount == 1
 
 
-def resume_if_paused(
+def resume_if_open(
     conn: sa.Connection, batch_id: int, *, budget_usd: float | None, max_failure_share: float | None
 ) -> bool:
-    """Lift the pause, raising the limits given. A budget that is still spent keeps the batch paused: False.
+    """Lift the pause, if any, and set the limits given. A budget that is spent changes nothing: False.
 
     A crossed failure share does not: whoever resumes has seen the failures (storage.results pauses no second time).
     """
@@ -293,7 +292,7 @@ def resume_if_paused(
         sa.update(batches)
         .where(
             batches.c.id == batch_id,
-            batches.c.paused.is_(True),
+            batches.c.status.in_(("validating", "in_progress")),
             batches.c.sealed_at.is_(None),
             sa.or_(budget.is_(None), batches.c.cost_usd < budget),
         )

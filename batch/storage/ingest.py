@@ -133,7 +133,7 @@ def store_chunk_if_held(
 
 def stored_lines(conn: sa.Connection, batch_id: int, *, with_body: bool = False) -> Iterator[StoredLine]:
     """Every line that is stored already, ascending, in pages: no long read on either database."""
-    columns = [requests.c[name] for name in StoredLine._fields[:-1]]
+    columns: list[sa.ColumnElement[Any]] = [requests.c[name] for name in StoredLine._fields[:-1]]
     columns.append(requests.c.body if with_body else sa.null().label("body"))
     last = 0
     while True:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
-from batch.storage.engine import db_now
+from batch.storage.engine import db_now, insert_for
 from batch.storage.packing import among
 from batch.storage.tables import lanes
 
@@ -41,7 +40,7 @@ def ensure_lane(conn: sa.Connection, provider: str, key_id: str, model: str, que
     where = (lanes.c.provider == provider) & (lanes.c.key_id == key_id) & (lanes.c.model == model)
     row = conn.execute(sa.select(lanes.c.id, lanes.c.queue).where(where)).first()
     if row is None:
-        insert = sqlite.insert(lanes) if conn.dialect.name == "sqlite" else postgresql.insert(lanes)
+        insert = insert_for(conn, lanes)
         values = {"provider": provider, "key_id": key_id, "model": model, "queue": queue,
                   "learned": {}, "counters": {}, "created_at": db_now()}
         conn.execute(insert.values(values).on_conflict_do_nothing())

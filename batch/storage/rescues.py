@@ -143,10 +143,16 @@ def stranded_batches(conn: sa.Connection, *, limit: int = 20) -> list[int]:
         .where(slices.c.batch_id == batches.c.id, slices.c.state.in_(("ready", "leased")))
         .scalar_subquery()
     )
+    copies = (
+        sa.select(sa.func.count())
+        .where(requests.c.batch_id == batches.c.id, requests.c.copy_of.is_not(None), ~_has_result())
+        .scalar_subquery()
+    )
+    left = batches.c.total - batches.c.completed - batches.c.failed
     query = (
         sa.select(batches.c.id)
         .where(batches.c.status == "in_progress", batches.c.sealed_at.is_(None))
-        .where(batches.c.total - batches.c.completed - batches.c.failed > standing)
+        .where(sa.case((left > standing, left - copies > standing), else_=sa.false()))  # counts copies only then
         .limit(limit)
     )
     return [int(i) for i in conn.execute(query).scalars()]
@@ -297,10 +303,13 @@ def _hop(conn: sa.Connection, row: Any, paused: set[int], tally: Tally) -> bool:
 
 
 def _open_lines(conn: sa.Connection, batch_id: int) -> list[int]:
-    has_result = sa.exists().where(results.c.batch_id == requests.c.batch_id, results.c.line == requests.c.line)
     own = requests.c.copy_of.is_(None)  # a copy takes another line's answer: operations/answer_copies.py
-    query = sa.select(requests.c.line).where(requests.c.batch_id == batch_id, own, ~has_result)
+    query = sa.select(requests.c.line).where(requests.c.batch_id == batch_id, own, ~_has_result())
     return list(conn.execute(query.order_by(requests.c.line)).scalars())
+
+
+def _has_result() -> sa.Exists:
+    return sa.exists().where(results.c.batch_id == requests.c.batch_id, results.c.line == requests.c.line)
 
 
 def _by_parent(rows: Sequence[Any], missing: Sequence[int]) -> list[tuple[Any, list[int]]]:

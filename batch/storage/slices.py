@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
-from batch.storage.engine import db_now
+from batch.storage.engine import db_now, insert_for
 from batch.storage.packing import pack_lines
 from batch.storage.tables import batch_lanes, batches, line_progress, slices
 
@@ -102,7 +101,7 @@ def save_progress(
     ]  # fmt: skip
     if not rows:
         return
-    insert = sqlite.insert(line_progress) if conn.dialect.name == "sqlite" else postgresql.insert(line_progress)
+    insert = insert_for(conn, line_progress)
     excluded = insert.excluded
     conn.execute(
         insert.on_conflict_do_update(
@@ -161,7 +160,7 @@ def _change(conn: sa.Connection, lane_id: int, batch_id: int, ready: int, leased
 
 
 def _insert_pair(conn: sa.Connection, lane_id: int, batch_id: int) -> None:
-    insert = sqlite.insert(batch_lanes) if conn.dialect.name == "sqlite" else postgresql.insert(batch_lanes)
+    insert = insert_for(conn, batch_lanes)
     source = sa.select(
         sa.literal(lane_id), batches.c.id, batches.c.project_id, batches.c.priority, batches.c.expires_at,
         sa.literal(0), sa.literal(0),

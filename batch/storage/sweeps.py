@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
-from batch.storage.engine import Database, db_now
+from batch.storage.engine import Database, db_now, insert_for
 from batch.storage.tables import sweeps
 
 SWEEP_LEASE_S = 30.0  # of a process that died; a sweep that takes longer is safe to run twice at once
@@ -24,28 +23,22 @@ def ensure_sweeps(db: Database, names: Mapping[str, float]) -> None:
     if not missing:
         return
     with db.write() as conn:
-        insert = sqlite.insert(sweeps) if conn.dialect.name == "sqlite" else postgresql.insert(sweeps)
+        insert = insert_for(conn, sweeps)
         for name in sorted(missing):
             conn.execute(insert.values(name=name, due_at=db_now()).on_conflict_do_nothing())
 
 
-def due_sweeps(conn: sa.Connection) -> list[str]:
-    """Names that are due and not being run, the longest overdue first."""
-    free = sweeps.c.lease_until.is_(None) | (sweeps.c.lease_until < db_now())
-    query = sa.select(sweeps.c.name).where(sweeps.c.due_at <= db_now(), free).order_by(sweeps.c.due_at)
-    return list(conn.execute(query).scalars())
+def due_sweeps(conn: sa.Connection, names: Mapping[str, float]) -> list[str]:
+    """Those of `names` (with their periods) that are due and not being run, the longest overdue first."""
+    due = sa.or_(*(_is_due(name, every_s) for name, every_s in names.items()))
+    return list(conn.execute(sa.select(sweeps.c.name).where(due).order_by(sweeps.c.due_at)).scalars())
 
 
-def take_if_due(db: Database, name: str, *, lease_s: float = SWEEP_LEASE_S) -> bool:
+def take_if_due(db: Database, name: str, *, every_s: float) -> bool:
     """True when this process may run the sweep now."""
-    free = sweeps.c.lease_until.is_(None) | (sweeps.c.lease_until < db_now())
     with db.write() as conn:
-        taken = conn.execute(
-            sa.update(sweeps)
-            .where(sweeps.c.name == name, sweeps.c.due_at <= db_now(), free)
-            .values(lease_until=db_now() + int(lease_s * 1000))
-        )
-        return taken.rowcount == 1
+        lease = sa.update(sweeps).where(_is_due(name, every_s)).values(lease_until=_in(SWEEP_LEASE_S))
+        return conn.execute(lease).rowcount == 1
 
 
 def finish_sweep(db: Database, name: str, *, every_s: float, report: str) -> None:
@@ -54,11 +47,19 @@ def finish_sweep(db: Database, name: str, *, every_s: float, report: str) -> Non
         conn.execute(
             sa.update(sweeps)
             .where(sweeps.c.name == name)
-            .values(due_at=db_now() + int(every_s * 1000), lease_until=None, last_report=report)
+            .values(due_at=_in(every_s), lease_until=None, last_report=report)
         )
 
 
-def hasten_sweep(db: Database, name: str) -> None:
-    """Make a sweep due now."""
-    with db.write() as conn:
-        conn.execute(sa.update(sweeps).where(sweeps.c.name == name).values(due_at=db_now()))
+def _is_due(name: str, every_s: float) -> sa.ColumnElement[bool]:
+    """What lies further ahead than it can have been put was put there before the clock was set back: it is over."""
+
+    def is_over(at: sa.Column[int], span_s: float) -> sa.ColumnElement[bool]:
+        return (at <= db_now()) | (at > _in(span_s))
+
+    free = sweeps.c.lease_until.is_(None) | is_over(sweeps.c.lease_until, SWEEP_LEASE_S)
+    return (sweeps.c.name == name) & is_over(sweeps.c.due_at, every_s) & free
+
+
+def _in(seconds: float) -> sa.ColumnElement[int]:
+    return db_now() + int(seconds * 1000)

@@ -33,6 +33,11 @@ def _in(column: str, values: type[BatchStatus] | type[SliceState]) -> str:
     return f"{column} IN ({', '.join(repr(str(v)) for v in values)})"
 
 
+def _partial(where: str, name: str, *columns: str, unique: bool = False) -> sa.Index:
+    """An index over the rows that satisfy `where`."""
+    return sa.Index(name, *columns, unique=unique, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
+
+
 projects = sa.Table(
     "projects",
     metadata,
@@ -78,8 +83,7 @@ files = sa.Table(
     sa.Column("blob_deleted_at", Millis),
     sa.CheckConstraint("size_bytes >= 0", name="size"),
     sa.Index("ix_files_project_created", "project_id", "created_at", "id"),
-    sa.Index("ix_files_expires", "expires_at", sqlite_where=sa.text("expires_at IS NOT NULL AND deleted_at IS NULL"),
-             postgresql_where=sa.text("expires_at IS NOT NULL AND deleted_at IS NULL")),
+    _partial("expires_at IS NOT NULL AND deleted_at IS NULL", "ix_files_expires", "expires_at"),
     sa.Index("ix_files_blob", "blob"),
 )
 
@@ -181,12 +185,8 @@ batches = sa.Table(
                        name="sealed"),
     sa.CheckConstraint("priority BETWEEN 0 AND 2", name="priority"),
     sa.Index("ix_batches_project", "project_id", "id"),
-    sa.Index("ix_batches_open", "status", "id",
-             sqlite_where=sa.text("status IN ('validating', 'in_progress', 'finalizing', 'cancelling')"),
-             postgresql_where=sa.text("status IN ('validating', 'in_progress', 'finalizing', 'cancelling')")),
-    sa.Index("uq_batches_idempotency", "project_id", "idempotency_key", unique=True,
-             sqlite_where=sa.text("idempotency_key IS NOT NULL"),
-             postgresql_where=sa.text("idempotency_key IS NOT NULL")),
+    _partial("status IN ('validating', 'in_progress', 'finalizing', 'cancelling')", "ix_batches_open", "status", "id"),
+    _partial("idempotency_key IS NOT NULL", "uq_batches_idempotency", "project_id", "idempotency_key", unique=True),
     sa.Index("ix_batches_parent", "parent_id"),
     postgresql_with={"fillfactor": "50"},
     sqlite_autoincrement=True,
@@ -260,13 +260,9 @@ slices = sa.Table(
     sa.CheckConstraint(_in("state", SliceState), name="state"),
     sa.CheckConstraint("(state = 'leased') = (owner IS NOT NULL AND lease_until IS NOT NULL)", name="leased"),
     sa.CheckConstraint("line_count > 0", name="not_empty"),
-    sa.Index("ix_slices_ready", "lane_id", "batch_id", "priority", "position",
-             sqlite_where=sa.text("state = 'ready'"), postgresql_where=sa.text("state = 'ready'")),
-    sa.Index("ix_slices_leased", "lease_until",
-             sqlite_where=sa.text("state = 'leased'"), postgresql_where=sa.text("state = 'leased'")),
-    sa.Index("ix_slices_waiting", "not_before",
-             sqlite_where=sa.text("state = 'ready' AND not_before IS NOT NULL"),
-             postgresql_where=sa.text("state = 'ready' AND not_before IS NOT NULL")),
+    _partial("state = 'ready'", "ix_slices_ready", "lane_id", "batch_id", "priority", "position"),
+    _partial("state = 'leased'", "ix_slices_leased", "lease_until"),
+    _partial("state = 'ready' AND not_before IS NOT NULL", "ix_slices_waiting", "not_before"),
     sqlite_autoincrement=True,
 )
 
@@ -363,6 +359,5 @@ webhook_deliveries = sa.Table(
     sa.Column("next_at", Millis),  # null: delivered or given up
     sa.Column("delivered_at", Millis),
     sa.Column("last_status", sa.Integer),
-    sa.Index("ix_webhook_deliveries_next", "next_at", sqlite_where=sa.text("next_at IS NOT NULL"),
-             postgresql_where=sa.text("next_at IS NOT NULL")),
+    _partial("next_at IS NOT NULL", "ix_webhook_deliveries_next", "next_at"),
 )

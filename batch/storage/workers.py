@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
-from batch.storage.engine import db_now
+from batch.storage.engine import db_now, insert_for
 from batch.storage.tables import workers
 
 LIVE_S = 30.0  # without a heartbeat for longer, a worker counts as gone
@@ -35,7 +34,7 @@ def beat_worker(
     conn: sa.Connection, name: str, kind: str, queues: Sequence[str], facts: Mapping[str, Any]
 ) -> None:
     """Write this process's heartbeat; the first one makes its row."""
-    insert = sqlite.insert(workers) if conn.dialect.name == "sqlite" else postgresql.insert(workers)
+    insert = insert_for(conn, workers)
     row = insert.values(
         name=name, kind=kind, queues=list(queues), started_at=db_now(), heartbeat_at=db_now(), facts=dict(facts)
     )

@@ -13,6 +13,8 @@ from batch.operations.finalize import finalize_batch
 from batch.operations.world import World
 from batch.storage.batches import BatchRow
 from batch.storage.claims import claim_slices
+from batch.storage.packing import pack_lines
+from batch.storage.rescues import cut_missing_lines, stranded_batches
 from batch.storage.slices import save_progress
 from batch.storage.tables import batch_lanes, batches, results, slices
 from batch.storage.watch import claimable_lanes
@@ -140,6 +142,17 @@ def test_what_a_sweep_mends_is_a_warning_until_it_has(world: World, damage: Any,
     run_sweep(sweep, world, "test")
     run_sweep("recount_lanes", world, "test")
     assert check not in findings(world)
+
+
+def test_lines_that_take_another_lines_answer_are_no_finding(world: World) -> None:
+    """They stand in no slice on purpose; one line beside them that is missing is found."""
+    lines = [request_line(name, content="same", seed=1) for name in "abc"]
+    batch = ingest(world, jsonl([*lines, request_line("d")]), options={"dedupe": True})
+    with world.db.write() as conn:
+        assert stranded_batches(conn) == []
+        conn.execute(sa.update(slices).values(lines=pack_lines([1]), line_count=1))
+        assert stranded_batches(conn) == [batch.id]
+    assert cut_missing_lines(world.db, batch.id) == 1
 
 
 def test_a_job_that_nobody_does_is_found_and_rung(world: World) -> None:

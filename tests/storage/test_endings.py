@@ -14,6 +14,7 @@ from batch.operations.read_results import read_results
 from batch.operations.world import World
 from batch.storage.batches import BatchRow
 from batch.storage.claims import claim_slices
+from batch.storage.engine import db_now
 from batch.storage.tables import batch_lanes, batches, slices
 from tests.harness.worlds import create, ingest, jsonl, load, make_world, read_lines, record, request_line
 
@@ -139,6 +140,24 @@ def test_a_spent_budget_needs_a_raise_to_resume(world: World) -> None:
         resume_batch(world, batch.project_id, batch.public_id)
     resumed = resume_batch(world, batch.project_id, batch.public_id, budget_usd=3.0)
     assert (resumed.paused, resumed.budget_usd) == (False, 3.0)
+
+
+def test_a_limit_that_is_raised_before_it_is_crossed_holds(world: World) -> None:
+    """An answered raise is never dropped because the batch was not paused yet; one that is too low is refused."""
+    batch = running(world)
+    change(world, batch, budget_usd=1.0, cost_usd=0.9)
+    raised = resume_batch(world, batch.project_id, batch.public_id, budget_usd=3.0, max_failure_share=0.5)
+    assert (raised.paused, raised.budget_usd, raised.max_failure_share) == (False, 3.0, 0.5)
+    with pytest.raises(InvalidRequest, match=r"\$0\.9000 are spent of a budget of \$0\.5000"):
+        resume_batch(world, batch.project_id, batch.public_id, budget_usd=0.5)
+    assert load(world, batch).budget_usd == 3.0
+
+
+def test_a_clock_that_is_set_back_holds_up_no_cancel(world: World) -> None:
+    """Only a deadline waits for its time."""
+    batch = running(world)
+    change(world, batch, status="cancelling", cancelling_at=db_now() + 3_600_000)
+    assert end_due_batches(world) == 1
 
 
 def test_an_ended_batch_is_neither_paused_nor_resumed(world: World) -> None:

@@ -156,7 +156,7 @@ class Machine(RuleBasedStateMachine):
             batch_rows.pause_if_open(conn, self.batch, "person")
         assert not any(claim_slices(self.db, lane, "one", want_lines=LINES) for lane in self.lanes)
         with self.db.write() as conn:
-            batch_rows.resume_if_paused(conn, self.batch, budget_usd=None, max_failure_share=None)
+            batch_rows.resume_if_open(conn, self.batch, budget_usd=None, max_failure_share=None)
 
     @rule(cancelled=st.booleans(), grace_s=st.sampled_from([None, 0.0, 60.0]))
     def end(self, cancelled: bool, grace_s: float | None) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from batch.domain.errors import Conflict, InvalidRequest
+from batch.domain.errors import Conflict, Forbidden, InvalidRequest
 from batch.operations.answer_copies import answer_due_copies
 from batch.operations.cancel_batch import cancel_batch
 from batch.operations.finalize import finalize_batch
 from batch.operations.ingest import ingest_batch
+from batch.operations.keys import set_project_limits
+from batch.operations.read_files import list_files
 from batch.operations.retention import purge_batch
 from batch.operations.retry_batch import read_family, read_family_lines, retry_batch
 from batch.operations.world import World
@@ -82,6 +84,16 @@ def test_a_purged_batch_can_be_retried(world: World) -> None:
     assert purge_batch(world, parent.id, "test") > 0
     child = retry_batch(world, default_project(world), parent.public_id)
     run_to_end(world, child, ["r1", "r2", "r3"])
+
+
+def test_a_retry_that_is_refused_leaves_no_file(world: World) -> None:
+    """Its input was written before the create could say no."""
+    parent = ended(world, {0: True})
+    set_project_limits(world, "default", max_priority="low")
+    before = len(list_files(world, parent.project_id)[0])
+    with pytest.raises(Forbidden):
+        retry_batch(world, default_project(world), parent.public_id)
+    assert len(list_files(world, parent.project_id)[0]) == before
 
 
 def test_duplicates_take_the_answer_of_their_first_line(world: World) -> None:

@@ -14,7 +14,7 @@ from batch.storage.claims import claim_slices
 from batch.storage.engine import db_now
 from batch.storage.jobs import JOB_LEASE_S
 from batch.storage.leases import renew_if_held
-from batch.storage.sweeps import SWEEP_LEASE_S, due_sweeps, ensure_sweeps, take_if_due
+from batch.storage.sweeps import SWEEP_LEASE_S, due_sweeps, ensure_sweeps, finish_sweep, take_if_due
 from batch.storage.tables import batches, files, slices, sweeps
 from batch.storage.watch import claimable_lanes
 from tests.harness.rows import lapse_leases
@@ -40,6 +40,9 @@ def rung(world: World, kind: str) -> list[int]:
     return [number for name, number in world.bells.rung if name == kind]  # type: ignore[attr-defined]
 
 
+ONE = {"expire_leases": 5.0}
+
+
 def test_every_kind_of_stuck_work_is_found_within_a_minute() -> None:
     """Counted from when it is stuck: its lease has run out, or its bell was lost."""
     assert max(SWEEPS[name] for name in ("expire_leases", "ring_lanes", "mend_slices", "wake_slices")) <= 60
@@ -52,14 +55,27 @@ def test_every_kind_of_stuck_work_is_found_within_a_minute() -> None:
 
 def test_a_sweep_whose_process_died_is_taken_over(world: World) -> None:
     """Its row's lease runs out; before that nobody else runs it."""
-    ensure_sweeps(world.db, {"expire_leases": 5.0})
-    assert take_if_due(world.db, "expire_leases")
-    assert not take_if_due(world.db, "expire_leases")
+    ensure_sweeps(world.db, ONE)
+    assert take_if_due(world.db, "expire_leases", every_s=5.0)
+    assert not take_if_due(world.db, "expire_leases", every_s=5.0)
     with world.db.write() as conn:
         conn.execute(sa.update(sweeps).values(lease_until=db_now() - 1))
     with world.db.read() as conn:
-        assert due_sweeps(conn) == ["expire_leases"]
-    assert take_if_due(world.db, "expire_leases")
+        assert due_sweeps(conn, ONE) == ["expire_leases"]
+    assert take_if_due(world.db, "expire_leases", every_s=5.0)
+
+
+@pytest.mark.parametrize("column", ["due_at", "lease_until"])
+def test_a_clock_that_is_set_back_stops_no_sweep(world: World, column: str) -> None:
+    """What was written an hour ahead of now can only be from before."""
+    ensure_sweeps(world.db, ONE)
+    with world.db.write() as conn:
+        conn.execute(sa.update(sweeps).values({column: db_now() + 3_600_000}))
+    with world.db.read() as conn:
+        assert due_sweeps(conn, ONE) == ["expire_leases"]
+    assert take_if_due(world.db, "expire_leases", every_s=5.0)
+    finish_sweep(world.db, "expire_leases", every_s=5.0, report="")
+    assert not take_if_due(world.db, "expire_leases", every_s=5.0)
 
 
 def test_slices_of_a_dead_worker_are_ready_again(world: World) -> None:
