@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import threading
 from hashlib import blake2b
-from itertools import islice
 from typing import Any
 
 import jsonschema_rs
 import orjson
 
 from batch.completions.schema_bounds import Bounds, measure
-from batch.completions.schema_process import KillableCheck
+from batch.completions.schema_process import KillableCheck, describe_error, list_errors
 from batch.domain.errors import InvalidRequest
 
 MAX_SCHEMA_BYTES = 256 * 1024
-MAX_ERRORS = 5
 HEAVY_ANSWER_BYTES = 256 * 1024
 TIME_LIMIT_S = 2.0
 # Schema nodes × answer bytes: beyond it a check may take more than some 50 ms.
@@ -45,9 +43,7 @@ class Schema:
         """At most five messages, "/path: what is wrong"; empty when `value` (parsed from `text`) is valid."""
         if self.is_heavy(len(text)):
             return self._killable.errors(self._source, text.encode(), TIME_LIMIT_S)
-        if self._validator.is_valid(value):
-            return []
-        return [describe_error(error) for error in islice(self._validator.iter_errors(value), MAX_ERRORS)]
+        return list_errors(self._validator, value)
 
     def is_heavy(self, answer_bytes: int) -> bool:
         """True when the check runs in a process of its own and may block for TIME_LIMIT_S."""
@@ -100,11 +96,6 @@ class SchemaCache:
                 del self._compiled[next(iter(self._compiled))]
             self._compiled[key] = entry
         return entry
-
-
-def describe_error(error: jsonschema_rs.ValidationError) -> str:
-    path = "".join(f"/{step}" for step in error.instance_path)
-    return f"{path or '/'}: {error.message[:300]}"
 
 
 def _compile(document: Any) -> jsonschema_rs.Validator:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 from urllib.parse import unquote
 
@@ -18,15 +19,15 @@ MAX_EXPANDED = 100_000
 MAX_DEPTH = 64
 MAX_PATH = 256  # schemas on one path, references followed
 
-_SAME_INSTANCE_LISTS = ("allOf", "anyOf", "oneOf")
-_SAME_INSTANCE = ("not", "if", "then", "else")
-_SAME_INSTANCE_MAPS = ("dependentSchemas", "dependencies")
-_CHILD = (
-    "additionalItems", "additionalProperties", "contains", "contentSchema", "items", "propertyNames",
-    "unevaluatedItems", "unevaluatedProperties",
+# Keywords that hold schemas, alone or in a list; "here" ones look at the same part of an answer.
+_HERE = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "then", "else"})
+_INSIDE = frozenset(
+    {
+        "additionalItems", "additionalProperties", "contains", "contentSchema", "items", "prefixItems",
+        "propertyNames", "unevaluatedItems", "unevaluatedProperties",
+    }
 )  # fmt: skip
-_CHILD_LISTS = ("prefixItems", "items")
-_CHILD_MAPS = ("properties", "patternProperties")
+_NAMED = {"properties": False, "patternProperties": False, "dependentSchemas": True, "dependencies": True}
 _STORES = ("$defs", "definitions")
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 
@@ -55,7 +56,7 @@ def measure(document: Any) -> Bounds:
     walk = _Walk(document)
     walk.index(document, 0, "")
     expanded = walk.expand(document, 0)
-    branches = walk.is_recursive and _branches_back(walk.nodes, walk.edges)
+    branches = walk.is_recursive and _branches_back(walk.edges)
     return Bounds(expanded, branches, walk.compares_items)
 
 
@@ -64,7 +65,6 @@ class _Walk:
 
     def __init__(self, document: Any) -> None:
         self.document = document
-        self.nodes: dict[int, Any] = {}
         self.edges: dict[int, list[_Edge]] = {}
         self.anchors: dict[str, Any] = {}
         self.is_recursive = False
@@ -105,7 +105,6 @@ class _Walk:
         if path_length > MAX_PATH:
             raise InvalidRequest(f"the schema's references lead deeper than {MAX_PATH} schemas")
         self._open.add(key)
-        self.nodes[key] = node
         edges = self.edges[key] = [*_children(node), *self._references(node)]
         size = 1 + len(node) + (len(node["enum"]) if isinstance(node.get("enum"), list) else 0)
         for edge in edges:
@@ -135,121 +134,75 @@ class _Walk:
             if fragment not in self.anchors:
                 raise InvalidRequest(f"the reference {reference[:120]!r} leads nowhere")
             return self.anchors[fragment]
-        node = self.document
-        for step in fragment.split("/")[1:]:
-            name = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(node, dict) and name in node:
-                node = node[name]
-            elif isinstance(node, list) and name.isdecimal() and int(name) < len(node):
-                node = node[int(name)]
-            else:
-                raise InvalidRequest(f"the reference {reference[:120]!r} leads nowhere")
+        node = follow_pointer(self.document, fragment)
         if not isinstance(node, dict | bool):
-            raise InvalidRequest(f"the reference {reference[:120]!r} does not lead to a schema")
+            raise InvalidRequest(f"the reference {reference[:120]!r} leads nowhere, or not to a schema")
         return node
 
 
+def follow_pointer(document: Any, pointer: str) -> Any:
+    """What stands at a JSON pointer; None where it leads nowhere."""
+    node = document
+    for step in pointer.split("/")[1:]:
+        name = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(node, dict) and name in node:
+            node = node[name]
+        elif isinstance(node, list) and name.isdecimal() and int(name) < len(node):
+            node = node[int(name)]
+        else:
+            return None
+    return node
+
+
 def _children(node: dict[str, Any]) -> Iterator[_Edge]:
-    for key in _SAME_INSTANCE_LISTS:
-        yield from _listed(node, key, here=True)
-    for key in _SAME_INSTANCE:
-        if isinstance(node.get(key), dict):
-            yield _Edge(node[key], key, here=True)
-    for key in _SAME_INSTANCE_MAPS:
-        yield from _mapped(node, key, here=True)
-    for key in _CHILD:
-        if isinstance(node.get(key), dict):
-            yield _Edge(node[key], key, here=False)
-    for key in _CHILD_LISTS:
-        yield from _listed(node, key, here=False)
-    for key in _CHILD_MAPS:
-        yield from _mapped(node, key, here=False)
-
-
-def _listed(node: dict[str, Any], key: str, *, here: bool) -> Iterator[_Edge]:
-    entries = node.get(key)
-    if isinstance(entries, list):
-        for index, entry in enumerate(entries):
-            if isinstance(entry, dict):
+    for key, value in node.items():
+        if key in _HERE or key in _INSIDE:
+            here = key in _HERE
+            for index, entry in enumerate(value if isinstance(value, list) else [value]):
                 # Alternatives see the same value, so each is a group; array positions are different values.
                 yield _Edge(entry, f"{key}/{index}" if here else key, here)
+        elif key in _NAMED and isinstance(value, dict):
+            for name, entry in value.items():
+                yield _Edge(entry, key if key == "properties" else f"{key}/{name}", _NAMED[key])
 
 
-def _mapped(node: dict[str, Any], key: str, *, here: bool) -> Iterator[_Edge]:
-    entries = node.get(key)
-    if isinstance(entries, dict):
-        for name, entry in entries.items():
-            if isinstance(entry, dict):
-                yield _Edge(entry, key if key == "properties" else f"{key}/{name}", here)
-
-
-def _branches_back(nodes: dict[int, Any], edges: dict[int, list[_Edge]]) -> bool:
+def _branches_back(edges: dict[int, list[_Edge]]) -> bool:
     """True when a schema leads back to itself in two ways for the same part of an answer.
 
     A loop that never steps into the answer would not end: it is refused.
     """
-    loop_of = _loops(nodes, edges, only_here=False)
-    here_loops = _loops(nodes, edges, only_here=True)
-    if here_loops:
-        raise InvalidRequest("the schema refers to itself without stepping into the answer")
-    for key, loop in loop_of.items():
-        groups = {edge.group for edge in edges[key] if loop_of.get(id(edge.target)) == loop}
-        if len(groups) > 1:
-            return True
-    return False
+    here = {key: [id(edge.target) for edge in leaving if edge.here] for key, leaving in edges.items()}
+    try:
+        TopologicalSorter(here).prepare()
+    except CycleError:
+        raise InvalidRequest("the schema refers to itself without stepping into the answer") from None
+    loop_of = _loops(edges)
+    groups = (
+        {edge.group for edge in leaving if loop_of.get(id(edge.target)) == loop_of[key]}
+        for key, leaving in edges.items()
+    )
+    return any(len(ways) > 1 for ways in groups)
 
 
-def _loops(nodes: dict[int, Any], edges: dict[int, list[_Edge]], *, only_here: bool) -> dict[int, int]:
-    """Tarjan's strongly connected components, iteratively: node → component, only where there is a loop."""
-    order: dict[int, int] = {}
+def _loops(edges: dict[int, list[_Edge]]) -> dict[int, int]:
+    """Tarjan's strongly connected components: node → component. No deeper than expand() went."""
     low: dict[int, int] = {}
     stack: list[int] = []
-    on_stack: set[int] = set()
     loop_of: dict[int, int] = {}
 
-    def targets(key: int) -> list[int]:
-        return [
-            id(edge.target)
-            for edge in edges[key]
-            if id(edge.target) in nodes and (edge.here or not only_here)
-        ]
+    def visit(key: int) -> None:
+        order = low[key] = len(low)
+        stack.append(key)
+        for target in (id(edge.target) for edge in edges[key] if id(edge.target) in edges):
+            if target not in low:
+                visit(target)
+            if target not in loop_of:
+                low[key] = min(low[key], low[target])
+        if low[key] == order:
+            while key not in loop_of:
+                loop_of[stack.pop()] = key
 
-    for start in nodes:
-        if start in order:
-            continue
-        work = [(start, iter(targets(start)))]
-        order[start] = low[start] = len(order)
-        stack.append(start)
-        on_stack.add(start)
-        while work:
-            key, pending = work[-1]
-            step = next(pending, None)
-            if step is None:
-                work.pop()
-                if work:
-                    low[work[-1][0]] = min(low[work[-1][0]], low[key])
-                if low[key] == order[key]:
-                    _close_component(key, stack, on_stack, loop_of, targets)
-            elif step not in order:
-                order[step] = low[step] = len(order)
-                stack.append(step)
-                on_stack.add(step)
-                work.append((step, iter(targets(step))))
-            elif step in on_stack:
-                low[key] = min(low[key], order[step])
+    for key in edges:
+        if key not in low:
+            visit(key)
     return loop_of
-
-
-def _close_component(
-    root: int, stack: list[int], on_stack: set[int], loop_of: dict[int, int], targets: Any
-) -> None:
-    members = []
-    while True:
-        key = stack.pop()
-        on_stack.discard(key)
-        members.append(key)
-        if key == root:
-            break
-    if len(members) > 1 or root in targets(root):
-        for key in members:
-            loop_of[key] = root

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 _HEADER = struct.Struct("!dII")  # seconds, bytes of the schema, bytes of the answer
 _LENGTH = struct.Struct("!I")
+MAX_ERRORS = 5
 _MEMORY_BYTES = 2 * 1024**3
 
 
@@ -106,13 +107,17 @@ def _check(schema: bytes, answer: bytes) -> list[str]:
     validator = jsonschema_rs.validator_for(
         json.loads(schema), offline=True, pattern_options=jsonschema_rs.RegexOptions()
     )
-    value = json.loads(answer)
+    return list_errors(validator, json.loads(answer))
+
+
+def list_errors(validator: Any, value: Any) -> list[str]:
+    """At most five messages, "/path: what is wrong"; empty when `value` is valid."""
     if validator.is_valid(value):
         return []
-    return [_describe(error) for error in islice(validator.iter_errors(value), 5)]
+    return [describe_error(error) for error in islice(validator.iter_errors(value), MAX_ERRORS)]
 
 
-def _describe(error: Any) -> str:
+def describe_error(error: Any) -> str:
     path = "".join(f"/{step}" for step in error.instance_path)
     return f"{path or '/'}: {error.message[:300]}"
 

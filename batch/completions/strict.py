@@ -13,6 +13,8 @@ from typing import Any
 
 import orjson
 
+from batch.completions.schema_bounds import follow_pointer
+
 WRAPPER = "value"
 MAX_PROPERTIES = 5_000
 MAX_NESTING = 10
@@ -223,10 +225,7 @@ def _follow(node: Any, document: Any) -> Any:
         reference = node.get("$ref") if isinstance(node, dict) else None
         if not isinstance(reference, str) or not reference.startswith("#"):
             return node
-        node = document
-        for step in reference[1:].split("/")[1:]:
-            name = step.replace("~1", "/").replace("~0", "~")
-            node = node.get(name) if isinstance(node, dict) else None
+        node = follow_pointer(document, reference[1:])
     return node
 
 
