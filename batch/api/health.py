@@ -11,7 +11,7 @@ from starlette.responses import Response
 from batch.api.routing import WorldDep
 from batch.api.shapes import answer
 from batch.operations.check_ready import OK, check_ready
-from batch.operations.measure_load import measure_load
+from batch.storage.gauges import measure_load
 from batch.telemetry import METRICS_CONTENT_TYPE, render_metrics
 
 router = APIRouter(tags=["operation"])
@@ -34,5 +34,6 @@ def readyz(world: WorldDep) -> Response:
 @router.get("/metrics")
 def metrics(world: WorldDep) -> Response:
     """Prometheus text; workers serve their own on metrics_port."""
-    measure_load(world)
+    with world.db.read() as connection:
+        measure_load(connection)
     return Response(render_metrics(), media_type=METRICS_CONTENT_TYPE)

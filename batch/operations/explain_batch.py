@@ -53,7 +53,7 @@ def explain_batch(world: World, project_id: int, public_id: str) -> dict[str, An
         "counts": count_lines(row),
         "lanes": [describe_lane(lane, live, now_ms) for lane in work],
         "failures": [asdict(group) for group in failures],
-        "errors": [asdict(error) for error in errors[:_MAX_ERRORS]],
+        "errors": [error._asdict() for error in errors[:_MAX_ERRORS]],
         "error_count": len(errors),
         "answers": row.report,
         **_money(row),

@@ -30,9 +30,9 @@ from batch.operations.twins import Twins
 from batch.operations.weigh_batch import BatchWeight, refuse_batch, warn_batch
 from batch.operations.world import World
 from batch.storage import batches, files, ingest, jobs, projects, webhooks
-from batch.storage.batches import BatchRow
+from batch.storage.batches import BatchError, BatchRow
 from batch.storage.files import FileRow
-from batch.storage.ingest import Chunk, Cut, ErrorRow, RefusedRow, RequestRow, Start
+from batch.storage.ingest import Chunk, Cut, RefusedRow, RequestRow, Start
 from batch.storage.jobs import Job
 from batch.storage.lanes import LaneRow
 from batch.storage.projects import Project
@@ -61,13 +61,14 @@ def ingest_batch(world: World, batch_id: int, owner: str, should_stop: Stop = la
     walk = _Ingest(world, batch, project, epoch, should_stop)
     if file is None:
         message = f"Cannot find file {batch.input_file}, or project {project.public_id} does not have access to it."
-        return walk.reject([ErrorRow("invalid_request", message, "file_id", None)])
+        return walk.reject([BatchError("invalid_request", message, "file_id", None)])
     try:
         return walk.run(file)
     except NotFound:
-        return walk.reject([ErrorRow("invalid_request", f"The content of {file.public_id} is gone.", "file_id", None)])
+        message = f"The content of {file.public_id} is gone."
+        return walk.reject([BatchError("invalid_request", message, "file_id", None)])
     except (InvalidRequest, TooLarge) as error:  # of the compressed stream as a whole
-        return walk.reject([ErrorRow(error.code, error.message, None, None)])
+        return walk.reject([BatchError(error.code, error.message, None, None)])
     finally:
         walk.schemas.close()
 
@@ -82,7 +83,7 @@ class _Pending:
 
     rows: list[RequestRow] = field(default_factory=list)
     refused: list[RefusedRow] = field(default_factory=list)
-    errors: list[ErrorRow] = field(default_factory=list)
+    errors: list[BatchError] = field(default_factory=list)
     size: int = 0
     lines: int = 0
 
@@ -122,7 +123,7 @@ class _Ingest:
         self._world.db.transact(jobs.release_job_if_held, self._batch.id, self._epoch)
         return "stopped"
 
-    def reject(self, errors: list[ErrorRow]) -> str:
+    def reject(self, errors: list[BatchError]) -> str:
         """`failed`, with its webhook event, in one transaction."""
 
         def write(conn: Connection) -> bool:
@@ -179,7 +180,7 @@ class _Ingest:
             last = raw
             if self._weight.lines > limit:
                 message = f"A batch holds at most {limit:,} requests."
-                pending.errors.append(ErrorRow("too_many_tasks", message, None, None))
+                pending.errors.append(BatchError("too_many_tasks", message, None, None))
                 break
         if last is not None:
             self._store(pending, gate.model, last.number, last.offset + last.length)
@@ -215,7 +216,7 @@ class _Ingest:
         if problem.custom_id is not None:
             self._seen.add(problem.custom_id)
         if self._options.on_invalid_line == "fail" or problem.custom_id is None:
-            pending.errors.append(ErrorRow(problem.code, problem.message, problem.param, number))
+            pending.errors.append(BatchError(problem.code, problem.message, problem.param, number))
             return
         note = {"code": problem.code, "param": problem.param}
         output = own_error_line(
@@ -300,7 +301,7 @@ class _Ingest:
                 cuts += cut_by_prefix(rows, len(group.lines), route, size)
         return cuts
 
-    def _duplicates(self) -> list[ErrorRow]:
+    def _duplicates(self) -> list[BatchError]:
         """Equal hashes are candidates; the texts decide."""
         repeated = self._seen.repeated()
         if not repeated:
@@ -317,12 +318,12 @@ class _Ingest:
         return found
 
 
-def _duplicate(custom_id: str, line: int) -> ErrorRow:
+def _duplicate(custom_id: str, line: int) -> BatchError:
     message = (
         f"The custom_id '{custom_id}' for this request is a duplicate of another request. "
         "The custom_id parameter must be unique for each request in a batch."
     )
-    return ErrorRow("duplicate_custom_id", message, "custom_id", line)
+    return BatchError("duplicate_custom_id", message, "custom_id", line)
 
 
 def _after(skipped: int, chunks: Iterable[bytes]) -> Iterator[bytes]:

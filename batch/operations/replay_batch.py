@@ -22,7 +22,6 @@ from batch.operations.upload import begin_upload
 from batch.operations.world import World
 from batch.storage import batches, files, projects
 from batch.storage.batches import BatchRow
-from batch.storage.explain import project_of_batch
 from batch.storage.files import FileRow
 
 _NO_LIMIT = 1 << 40  # lines of our own files are not bounded again
@@ -89,8 +88,7 @@ def compare_replay(world: World, old_id: str, new_id: str) -> Replay:
 def find_batch(world: World, public_id: str) -> BatchRow:
     """The row, whoever's it is. Raises NotFound."""
     with world.db.read() as conn:
-        project_id = project_of_batch(conn, public_id)
-        row = batches.find_batch(conn, project_id, public_id) if project_id is not None else None
+        row = batches.find_anyones_batch(conn, public_id)
     if row is None:
         raise NotFound(f"No batch found with id '{public_id}'.")
     return row

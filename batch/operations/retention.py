@@ -27,7 +27,7 @@ def purge_ended_batches(world: World, owner: str) -> int:
     if keep_s == 0:
         return 0
     with world.db.read() as conn:
-        due = output.purgeable_batches(conn, keep_s, 1)
+        due = jobs.waiting_jobs(conn, Job.PURGE, idle_s=keep_s, limit=1)
     return purge_batch(world, due[0], owner) if due else 0
 
 

@@ -16,8 +16,7 @@ from batch.operations.slicing import RouteLines
 from batch.operations.warn_window import LaneLoad, forecast, window_warning
 from batch.operations.world import World
 from batch.storage import batches
-from batch.storage.batches import BatchRow
-from batch.storage.ingest import ErrorRow
+from batch.storage.batches import BatchError, BatchRow
 from batch.storage.lanes import LaneRow
 from batch.storage.projects import Project
 
@@ -38,18 +37,18 @@ class BatchWeight:
 
 def refuse_batch(
     world: World, batch: BatchRow, project: Project, book: RouteBook, weight: BatchWeight
-) -> ErrorRow | None:
+) -> BatchError | None:
     """Why the batch may not start, if so."""
     if weight.lines == 0:
         message = "The input file is empty. Please ensure that the batch contains at least one request."
-        return ErrorRow("empty_file", message, None, None)
+        return BatchError("empty_file", message, None, None)
     unpriced = book.unpriced() if batch.budget_usd is not None else []
     if unpriced:
         message = (
             f"A budget needs prices, and none is known for {', '.join(unpriced)}. "
             "Set `price` under [providers.NAME], or leave out options.budget_usd."
         )
-        return ErrorRow("price_unknown", message, "options.budget_usd", None)
+        return BatchError("price_unknown", message, "options.budget_usd", None)
     return _over_limit(world, batch, project, weight)
 
 
@@ -75,7 +74,7 @@ def warn_batch(
     return [{"code": "window_too_short", "message": message}] if message else []
 
 
-def _over_limit(world: World, batch: BatchRow, project: Project, weight: BatchWeight) -> ErrorRow | None:
+def _over_limit(world: World, batch: BatchRow, project: Project, weight: BatchWeight) -> BatchError | None:
     requests_limit = project.limits.get("enqueued_requests")
     tokens_limit = project.limits.get("enqueued_tokens")
     if not requests_limit and not tokens_limit:
@@ -88,10 +87,10 @@ def _over_limit(world: World, batch: BatchRow, project: Project, weight: BatchWe
             f"Enqueued request limit reached for project {project.name}. "
             f"Limit: {requests_limit:,} enqueued requests. {then}"
         )
-        return ErrorRow("token_limit_exceeded", message, None, None)
+        return BatchError("token_limit_exceeded", message, None, None)
     if tokens_limit and tokens + weight.input_tokens + weight.output_tokens > tokens_limit:
         message = (
             f"Enqueued token limit reached for project {project.name}. Limit: {tokens_limit:,} enqueued tokens. {then}"
         )
-        return ErrorRow("token_limit_exceeded", message, None, None)
+        return BatchError("token_limit_exceeded", message, None, None)
     return None

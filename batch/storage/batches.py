@@ -7,9 +7,9 @@ May not touch: lines. Lock order: the batch row, then its slices.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -88,8 +88,7 @@ class BatchRow:
         return None if self.unpriced and not self.cost_usd else self.cost_usd
 
 
-@dataclass(frozen=True, slots=True)
-class BatchError:
+class BatchError(NamedTuple):
     """One entry of `errors.data`; `line` is 1-based, None for the file as a whole."""
 
     code: str
@@ -126,6 +125,11 @@ def insert_batch(conn: sa.Connection, *, window_s: float | None, **values: Any) 
 def load_batch(conn: sa.Connection, batch_id: int) -> BatchRow:
     """By internal id, which must exist."""
     return BatchRow(*conn.execute(sa.select(*_COLUMNS).where(batches.c.id == batch_id)).one())
+
+
+def find_anyones_batch(conn: sa.Connection, public_id: str) -> BatchRow | None:
+    """Whoever's it is: for operators."""
+    return _one(conn, batches.c.public_id == public_id)
 
 
 def find_batch(conn: sa.Connection, project_id: int, public_id: str) -> BatchRow | None:
@@ -179,7 +183,7 @@ def page_batches(conn: sa.Connection, project_id: int, *, limit: int, after: int
 def errors_of(conn: sa.Connection, batch_ids: Sequence[int]) -> dict[int, list[BatchError]]:
     """The entries of each batch that has any, in line order, those of the file as a whole last."""
     found: dict[int, list[BatchError]] = {}
-    columns = (batch_errors.c[name] for name in ("batch_id", "code", "message", "param", "line"))
+    columns = (batch_errors.c[name] for name in ("batch_id", *BatchError._fields))
     rows = conn.execute(
         sa.select(*columns)
         .where(batch_errors.c.batch_id.in_(batch_ids))
@@ -188,6 +192,15 @@ def errors_of(conn: sa.Connection, batch_ids: Sequence[int]) -> dict[int, list[B
     for batch_id, *entry in rows:
         found.setdefault(batch_id, []).append(BatchError(*entry))
     return found
+
+
+def insert_errors(conn: sa.Connection, batch_id: int, first: int, errors: Iterable[BatchError]) -> None:
+    """Entries from position `first` on."""
+    rows = [
+        {"batch_id": batch_id, "position": position, **error._asdict()} for position, error in enumerate(errors, first)
+    ]
+    if rows:
+        conn.execute(sa.insert(batch_errors), rows)
 
 
 def open_demand(conn: sa.Connection, project_id: int, except_batch: int) -> tuple[int, int]:

@@ -7,16 +7,17 @@ May not touch: the meaning of a line. Lock order: the batch row, then the rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from batch.storage.batches import BatchError, insert_errors
 from batch.storage.engine import db_now
 from batch.storage.jobs import renew_job_if_held
 from batch.storage.packing import pack_lines
-from batch.storage.tables import batch_errors, batch_lanes, batches, requests, results, slices
+from batch.storage.tables import batch_lanes, batches, requests, results, slices
 
 ERRORS_KEPT = 1000
 
@@ -46,15 +47,6 @@ class RefusedRow(NamedTuple):
     output: str
 
 
-class ErrorRow(NamedTuple):
-    """One entry of `errors.data`; `line` None for the file as a whole."""
-
-    code: str
-    message: str
-    param: str | None
-    line: int | None
-
-
 class StoredLine(NamedTuple):
     """What a resumed ingest must know of a line that an earlier one stored."""
 
@@ -82,7 +74,7 @@ class Chunk:
 
     rows: list[RequestRow]
     refused: list[RefusedRow]
-    errors: list[ErrorRow]
+    errors: list[BatchError]
     model: str | None  # the one model so far; None when there are several
     next_line: int
     next_offset: int
@@ -127,7 +119,7 @@ def store_chunk_if_held(
         _insert_requests(conn, chunk.rows)
     if chunk.refused:
         _insert_refused(conn, batch_id, chunk.refused)
-    _insert_errors(conn, batch_id, errors_before, chunk.errors)
+    insert_errors(conn, batch_id, errors_before, _kept(errors_before, chunk.errors))
     return True
 
 
@@ -205,7 +197,7 @@ def start_if_held(conn: sa.Connection, batch_id: int, epoch: int, start: Start) 
 
 
 def reject_if_held(
-    conn: sa.Connection, batch_id: int, epoch: int, errors: Sequence[ErrorRow], *, errors_before: int
+    conn: sa.Connection, batch_id: int, epoch: int, errors: Sequence[BatchError], *, errors_before: int
 ) -> bool:
     """`failed`, with these entries beside those stored before; one summary stands for all beyond 1,000."""
     done = conn.execute(
@@ -221,13 +213,16 @@ def reject_if_held(
     )
     if not done.rowcount:
         return False
-    _insert_errors(conn, batch_id, errors_before, errors)
+    insert_errors(conn, batch_id, errors_before, _kept(errors_before, errors))
     beyond = errors_before + len(errors) - ERRORS_KEPT
     if beyond > 0:
-        summary = ErrorRow("too_many_errors", f"{beyond:,} more lines are invalid; only the first 1,000 are listed.",
-                           None, None)  # fmt: skip
-        _insert_error_rows(conn, batch_id, [(ERRORS_KEPT, summary)])
+        message = f"{beyond:,} more lines are invalid; only the first 1,000 are listed."
+        insert_errors(conn, batch_id, ERRORS_KEPT, [BatchError("too_many_errors", message, None, None)])
     return True
+
+
+def _kept(before: int, errors: Sequence[BatchError]) -> Sequence[BatchError]:
+    return errors[: max(0, ERRORS_KEPT - before)]
 
 
 def _insert_requests(conn: sa.Connection, rows: list[RequestRow]) -> None:
@@ -252,17 +247,6 @@ def _insert_refused(conn: sa.Connection, batch_id: int, refused: Sequence[Refuse
         for index, row in enumerate(refused, 1)
     ]
     conn.execute(sa.insert(results), rows)
-
-
-def _insert_errors(conn: sa.Connection, batch_id: int, before: int, errors: Iterable[ErrorRow]) -> None:
-    numbered = [(position, error) for position, error in enumerate(errors, before) if position < ERRORS_KEPT]
-    _insert_error_rows(conn, batch_id, numbered)
-
-
-def _insert_error_rows(conn: sa.Connection, batch_id: int, numbered: list[tuple[int, ErrorRow]]) -> None:
-    if numbered:
-        rows = [{"batch_id": batch_id, "position": position, **error._asdict()} for position, error in numbered]
-        conn.execute(sa.insert(batch_errors), rows)
 
 
 def _insert_slices(conn: sa.Connection, batch_id: int, priority: int, cuts: Sequence[Cut]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from batch.storage.engine import db_now
+from batch.storage.jobs import Job, waiting_jobs
 from batch.storage.tables import batch_lanes, batches, files, lanes, line_progress, results, slices
 
 LATE_S = 180  # a sweep should have seen to it long ago
@@ -69,13 +70,11 @@ def late_leases(conn: sa.Connection, limit: int) -> list[str]:
 
 def stuck_jobs(conn: sa.Connection, limit: int) -> list[str]:
     """Batches that wait for ingest or finalize and that nobody holds."""
-    free = sa.or_(batches.c.job_until.is_(None), batches.c.job_until < db_now())
-    late = db_now() - LATE_S * 1000
-    waits = sa.or_(
-        sa.and_(batches.c.status == "validating", batches.c.created_at < late),
-        sa.and_(batches.c.status.in_(("finalizing", "cancelling", "in_progress")), batches.c.sealed_at < late),
+    waiting = (
+        waiting_jobs(conn, job, idle_s=LATE_S, limit=limit, column=batches.c.public_id)
+        for job in (Job.INGEST, Job.FINALIZE)
     )
-    return _names(conn, sa.select(batches.c.public_id).where(waits, free), limit)
+    return [public_id for found in waiting for public_id in found]
 
 
 def live_blobs(conn: sa.Connection, after_id: int, limit: int) -> list[tuple[int, str, str, int]]:

@@ -44,7 +44,7 @@ def take_job_if_free(conn: sa.Connection, batch_id: int, job: Job, owner: str) -
         .where(
             batches.c.id == batch_id,
             *_WAITS_FOR[job],
-            sa.or_(batches.c.job_until.is_(None), batches.c.job_until < db_now()),
+            _is_free(),
         )
         .values(job_owner=owner, job_epoch=batches.c.job_epoch + 1, job_until=_lease_end())
         .returning(batches.c.job_epoch)
@@ -61,17 +61,18 @@ def renew_job_if_held(conn: sa.Connection, batch_id: int, epoch: int, **progress
     return done.rowcount == 1
 
 
-def release_job_if_held(conn: sa.Connection, batch_id: int, epoch: int) -> bool:
+def release_job_if_held(conn: sa.Connection, batch_id: int, epoch: int) -> None:
     """Let another take it at once, for instance when this process shuts down."""
-    done = conn.execute(
+    conn.execute(
         sa.update(batches)
         .where(batches.c.id == batch_id, batches.c.job_epoch == epoch)
         .values(job_owner=None, job_until=None)
     )
-    return done.rowcount == 1
 
 
-def waiting_jobs(conn: sa.Connection, job: Job, *, idle_s: float, limit: int) -> list[int]:
+def waiting_jobs(
+    conn: sa.Connection, job: Job, *, idle_s: float, limit: int, column: sa.Column[Any] = batches.c.id
+) -> list[Any]:
     """Batches whose job nobody holds, `idle_s` after it became due: a lost bell or a dead holder."""
     due_since = {
         Job.INGEST: batches.c.created_at,
@@ -81,10 +82,10 @@ def waiting_jobs(conn: sa.Connection, job: Job, *, idle_s: float, limit: int) ->
         ),
     }[job]
     query = (
-        sa.select(batches.c.id)
+        sa.select(column)
         .where(
             *_WAITS_FOR[job],
-            sa.or_(batches.c.job_until.is_(None), batches.c.job_until < db_now()),
+            _is_free(),
             due_since <= db_now() - int(idle_s * 1000),
         )
         .order_by(batches.c.id)
@@ -143,13 +144,16 @@ def publish_if_held(conn: sa.Connection, batch_id: int, epoch: int, *, source: s
     return target if done.rowcount else None
 
 
-def note_purged_if_held(conn: sa.Connection, batch_id: int, epoch: int) -> bool:
-    done = conn.execute(
+def note_purged_if_held(conn: sa.Connection, batch_id: int, epoch: int) -> None:
+    conn.execute(
         sa.update(batches)
         .where(batches.c.id == batch_id, batches.c.job_epoch == epoch, batches.c.purged_at.is_(None))
         .values(purged_at=db_now(), job_owner=None, job_until=None)
     )
-    return done.rowcount == 1
+
+
+def _is_free() -> sa.ColumnElement[bool]:
+    return batches.c.job_until.is_(None) | (batches.c.job_until < db_now())
 
 
 def _lease_end() -> sa.ColumnElement[int]:

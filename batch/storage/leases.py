@@ -18,7 +18,7 @@ from batch.settings import LEASE_S
 from batch.storage.claims import SliceClaim
 from batch.storage.engine import Database, db_now
 from batch.storage.packing import among, unpack_lines
-from batch.storage.slices import Piece, Tally, insert_piece, lock_batch, rewrite_lines, save_progress, without
+from batch.storage.slices import Piece, Tally, insert_piece, lock_batch, rewrite_lines, save_progress
 from batch.storage.tables import batches, results, slices
 
 
@@ -72,11 +72,6 @@ def close_if_held(conn: sa.Connection, owner: str, held: Mapping[int, int]) -> s
         closed.add(row.id)
     tally.apply(conn)
     return closed
-
-
-def split_if_held(db: Database, owner: str, claim: SliceClaim, tail: Sequence[int]) -> bool:
-    """The `tail` of the claim's lines becomes a new ready slice; the holder keeps the rest. False: not held."""
-    return give_back_if_held(db, owner, claim, [Release(line) for line in tail], keep=without(claim.lines, tail))
 
 
 def give_back_if_held(

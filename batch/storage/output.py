@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from batch.storage.batches import BatchError
-from batch.storage.engine import db_now
+from batch.storage.batches import BatchError, insert_errors
 from batch.storage.tables import batch_errors, batch_lanes, batches, line_progress, requests, results, slices
 
 
@@ -74,13 +73,7 @@ def open_between(conn: sa.Connection, batch_id: int, after: int, upto: int) -> l
 def replace_errors(conn: sa.Connection, batch_id: int, errors: Iterable[BatchError]) -> None:
     """The batch's `errors.data`, anew."""
     conn.execute(sa.delete(batch_errors).where(batch_errors.c.batch_id == batch_id))
-    rows = [
-        {"batch_id": batch_id, "position": position, "code": error.code, "message": error.message,
-         "param": error.param, "line": error.line}
-        for position, error in enumerate(errors)
-    ]  # fmt: skip
-    if rows:
-        conn.execute(sa.insert(batch_errors), rows)
+    insert_errors(conn, batch_id, 0, errors)
 
 
 def delete_lines(conn: sa.Connection, batch_id: int, limit: int) -> int:
@@ -122,24 +115,6 @@ def batches_with_copies(conn: sa.Connection, limit: int) -> list[int]:
     query = (
         sa.select(batches.c.id)
         .where(batches.c.status == "in_progress", batches.c.sealed_at.is_(None), wanted.is_(True))
-        .order_by(batches.c.id)
-        .limit(limit)
-    )
-    return list(conn.execute(query).scalars())
-
-
-def purgeable_batches(conn: sa.Connection, older_than_s: int, limit: int) -> list[int]:
-    """Ended batches whose rows have been kept long enough and are not being purged."""
-    ended = sa.func.coalesce(
-        batches.c.completed_at, batches.c.failed_at, batches.c.expired_at, batches.c.cancelled_at
-    )
-    query = (
-        sa.select(batches.c.id)
-        .where(
-            batches.c.purged_at.is_(None),
-            ended <= db_now() - older_than_s * 1000,
-            sa.or_(batches.c.job_until.is_(None), batches.c.job_until < db_now()),
-        )
         .order_by(batches.c.id)
         .limit(limit)
     )

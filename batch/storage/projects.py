@@ -86,10 +86,6 @@ def load_project(connection: sa.Connection, project_id: int) -> Project:
     return _project(row)
 
 
-def list_projects(connection: sa.Connection) -> list[Project]:
-    return [_project(row) for row in connection.execute(sa.select(projects).order_by(projects.c.id))]
-
-
 def update_project(
     connection: sa.Connection,
     project_id: int,

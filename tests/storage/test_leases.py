@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from batch.storage.claims import TokenPrice, claim_slices, load_open_lines
 from batch.storage.engine import Database, db_now
-from batch.storage.leases import Release, give_back_if_held, renew_if_held, split_if_held
+from batch.storage.leases import Release, give_back_if_held, renew_if_held
 from batch.storage.packing import unpack_lines
 from batch.storage.rescues import wake_slices
 from batch.storage.results import record_group
@@ -136,11 +136,12 @@ def test_a_split_tail_goes_to_another_worker(db: Database) -> None:
     lane = make_lane(db)
     batch = make_batch(db, [lane], 10)
     [claim] = claim_slices(db, lane, "w1", want_lines=10)
-    assert split_if_held(db, "w1", claim, [6, 7, 8, 9, 10])
-    [tail] = claim_slices(db, lane, "w2", want_lines=10)
-    assert tail.lines == [6, 7, 8, 9, 10]
+    tail = [Release(line) for line in (6, 7, 8, 9, 10)]
+    assert give_back_if_held(db, "w1", claim, tail, keep=[1, 2, 3, 4, 5])
+    [taken] = claim_slices(db, lane, "w2", want_lines=10)
+    assert taken.lines == [6, 7, 8, 9, 10]
     assert states(db, batch) == {"leased": list(range(1, 11))}
-    assert not split_if_held(db, "w2", claim, [1])
+    assert not give_back_if_held(db, "w2", claim, [Release(1)], keep=[2, 3, 4, 5])
 
 
 def test_giving_back_keeps_what_was_spent_and_separates_the_waiting(db: Database) -> None:
