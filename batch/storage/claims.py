@@ -135,21 +135,33 @@ def claim_slices(
 
 def load_open_lines(conn: sa.Connection, claim: SliceClaim) -> list[OpenLine]:
     """The claim's lines that have no result yet, in its order, with what they spent before."""
-    body = sa.cast(requests.c.body, sa.LargeBinary) if conn.dialect.name == "sqlite" else requests.c.body
-    has_result = sa.exists().where(results.c.batch_id == requests.c.batch_id, results.c.line == requests.c.line)
-    found = conn.execute(
-        sa.select(
-            requests.c.line, requests.c.custom_id, body, requests.c.blob_offset, requests.c.blob_length,
-            requests.c.est_input, requests.c.est_output,
-        ).where(requests.c.batch_id == claim.batch_id, among(requests.c.line, claim.lines), ~has_result)
-    ).fetchall()  # fmt: skip
-    spent = _load_progress(conn, claim)
+    given = {"batch": claim.batch_id, "lines": claim.lines}
+    found = conn.execute(_OPEN_LINES[conn.dialect.name], given).fetchall()
+    spent = {line: (progress, max(0.0, wait / 1000)) for line, progress, wait in conn.execute(_PROGRESS, given)}
     lines = {}
     for line, custom_id, text, offset, length, est_input, est_output in found:
         progress, wait_s = spent.get(line, (None, 0.0))
         raw = text.encode() if isinstance(text, str) else text
         lines[line] = OpenLine(line, custom_id, raw, offset, length, est_input, est_output, progress, wait_s)
     return [lines[line] for line in claim.lines if line in lines]
+
+
+def _open_lines(body: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    has_result = sa.exists().where(results.c.batch_id == requests.c.batch_id, results.c.line == requests.c.line)
+    return sa.select(
+        requests.c.line, requests.c.custom_id, body, requests.c.blob_offset, requests.c.blob_length,
+        requests.c.est_input, requests.c.est_output,
+    ).where(requests.c.batch_id == sa.bindparam("batch"), among(requests.c.line, "lines"), ~has_result)  # fmt: skip
+
+
+# Built once, as in results.py; the bytes as they are, where a database's driver has them.
+_OPEN_LINES = {
+    "sqlite": _open_lines(sa.cast(requests.c.body, sa.LargeBinary)),
+    "postgresql": _open_lines(requests.c.body),
+}
+_PROGRESS = sa.select(
+    line_progress.c.line, line_progress.c.progress, sa.func.coalesce(line_progress.c.not_before - db_now(), 0)
+).where(line_progress.c.batch_id == sa.bindparam("batch"), among(line_progress.c.line, "lines"))
 
 
 _SIBLINGS = (batch_lanes.c.priority, batch_lanes.c.project_id)
@@ -209,12 +221,12 @@ def _take_fairly(
             return
 
 
-def _first_ready(lane_id: int, batch_id: int, may_take_solo: bool) -> sa.Select[Any]:
+def _first_ready(may_take_solo: bool) -> sa.Select[Any]:
     """The first ready slice by the partial index; others' locks are skipped, no sort is made."""
     query = (
         sa.select(slices.c.id)
-        .where(slices.c.lane_id == lane_id, slices.c.batch_id == batch_id, slices.c.state == "ready")
-        .where(slices.c.not_before.is_(None))
+        .where(slices.c.lane_id == sa.bindparam("lane"), slices.c.batch_id == sa.bindparam("batch"))
+        .where(slices.c.state == "ready", slices.c.not_before.is_(None))
         .order_by(slices.c.priority, slices.c.position, slices.c.id)  # halves of one slice share its position
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -224,21 +236,34 @@ def _first_ready(lane_id: int, batch_id: int, may_take_solo: bool) -> sa.Select[
     return query.where(~slices.c.solo)
 
 
-def _take_first(conn: sa.Connection, lane_id: int, batch_id: int, taking: _Taking) -> Any | None:
-    candidate = _first_ready(lane_id, batch_id, taking.may_take_solo).scalar_subquery()
-    return _lease(conn, candidate, taking)
-
-
-def _lease(conn: sa.Connection, slice_id: Any, taking: _Taking, reserved_usd: float = 0.0) -> Any | None:
-    row = conn.execute(
+def _leasing(slice_id: sa.ColumnElement[int]) -> sa.sql.dml.ReturningUpdate[Any]:
+    return (
         sa.update(slices)
         .where(slices.c.id == slice_id, slices.c.state == "ready")
         .values(
-            state="leased", owner=taking.owner, epoch=slices.c.epoch + 1, reserved_usd=reserved_usd,
-            lease_until=db_now() + int(taking.lease_s * 1000),
+            state="leased", owner=sa.bindparam("holder", type_=slices.c.owner.type), epoch=slices.c.epoch + 1,
+            reserved_usd=sa.bindparam("reserve", type_=slices.c.reserved_usd.type),
+            lease_until=db_now() + sa.bindparam("lease_ms", type_=slices.c.lease_until.type),
         )
         .returning(*slices.c)
-    ).first()  # fmt: skip
+    )  # fmt: skip
+
+
+# Built once, as in results.py. By whether a line that must be alone may be taken.
+_FIRST_READY = {may_take_solo: _first_ready(may_take_solo) for may_take_solo in (False, True)}
+_LEASE_FIRST = {may_take_solo: _leasing(query.scalar_subquery()) for may_take_solo, query in _FIRST_READY.items()}
+_LEASE = _leasing(sa.bindparam("slice", type_=slices.c.id.type))
+
+
+def _take_first(conn: sa.Connection, lane_id: int, batch_id: int, taking: _Taking) -> Any | None:
+    return _lease(conn, _LEASE_FIRST[taking.may_take_solo], {"lane": lane_id, "batch": batch_id}, taking)
+
+
+def _lease(
+    conn: sa.Connection, statement: sa.Executable, which: dict[str, int], taking: _Taking, reserved_usd: float = 0.0
+) -> Any | None:
+    given = {"holder": taking.owner, "reserve": reserved_usd, "lease_ms": int(taking.lease_s * 1000)}
+    row = conn.execute(statement, {**which, **given}).first()
     if row is not None:
         taking.rows.append(row)
         taking.may_take_solo &= not row.solo
@@ -251,7 +276,8 @@ def _take_within_budget(
 ) -> None:
     """One slice, cut to what the budget still allows. With nothing reserved and no line affordable: pause."""
     batch = lock_batch(conn, batch_id)
-    slice_id = conn.execute(_first_ready(lane_id, batch_id, taking.may_take_solo)).scalar_one_or_none()
+    first = _FIRST_READY[taking.may_take_solo]
+    slice_id = conn.execute(first, {"lane": lane_id, "batch": batch_id}).scalar_one_or_none()
     if batch is None or slice_id is None:
         taking.tally.recount(lane_id, batch_id)
         return
@@ -269,7 +295,7 @@ def _take_within_budget(
         insert_piece(conn, row, Piece(rest), taking.tally)
         rewrite_lines(conn, row.id, fitting)
         taking.tally.add(lane_id, batch_id, ready=-len(rest))
-    _lease(conn, slice_id, taking, cost)
+    _lease(conn, _LEASE, {"slice": slice_id}, taking, cost)
     reserve = batches.c.reserved_usd + cost
     conn.execute(sa.update(batches).where(batches.c.id == batch_id).values(reserved_usd=reserve))
 
@@ -289,18 +315,23 @@ def _affordable(conn: sa.Connection, row: Any, price: TokenPrice, room: float) -
     return lines, total
 
 
+_BATCHES_OF = (
+    sa.select(
+        batches.c.id, batches.c.public_id, batches.c.project_id, batches.c.endpoint, batches.c.options,
+        batches.c.expires_at, ((batches.c.expires_at - db_now()) / 1000.0).label("left_s"), files.c.blob,
+        files.c.encoding,
+    )
+    .outerjoin(files, files.c.id == batches.c.input_file_id)
+    .where(among(batches.c.id, "ids"))
+)  # fmt: skip
+
+
 def _as_claims(conn: sa.Connection, taking: _Taking) -> list[SliceClaim]:
     """The taken rows with what the executor must know of their batches."""
-    query = (
-        sa.select(
-            batches.c.id, batches.c.public_id, batches.c.project_id, batches.c.endpoint, batches.c.options,
-            batches.c.expires_at, ((batches.c.expires_at - db_now()) / 1000.0).label("left_s"), files.c.blob,
-            files.c.encoding,
-        )
-        .outerjoin(files, files.c.id == batches.c.input_file_id)
-        .where(among(batches.c.id, {row.batch_id for row in taking.rows}))
-    )  # fmt: skip
-    info = {row.id: row for row in conn.execute(query)} if taking.rows else {}
+    if not taking.rows:
+        return []
+    ids = {row.batch_id for row in taking.rows}
+    info = {row.id: row for row in conn.execute(_BATCHES_OF, {"ids": ids})}
     return [
         SliceClaim(
             slice_id=row.id, epoch=row.epoch, batch_id=row.batch_id, batch_public_id=info[row.batch_id].public_id,
@@ -317,11 +348,3 @@ def _as_claims(conn: sa.Connection, taking: _Taking) -> list[SliceClaim]:
 
 def _seconds(value: Any) -> float | None:
     return None if value is None else float(value)
-
-
-def _load_progress(conn: sa.Connection, claim: SliceClaim) -> dict[int, tuple[dict[str, Any], float]]:
-    wait_ms = sa.func.coalesce(line_progress.c.not_before - db_now(), 0)
-    query = sa.select(line_progress.c.line, line_progress.c.progress, wait_ms).where(
-        line_progress.c.batch_id == claim.batch_id, among(line_progress.c.line, claim.lines)
-    )
-    return {line: (progress, max(0.0, wait / 1000)) for line, progress, wait in conn.execute(query)}
