@@ -11,12 +11,12 @@ import difflib
 import hashlib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_origin
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 # Numbers decided once (seconds, counts, bytes). Not settings: changing one changes the protocol.
 MAX_ATTEMPTS = 5
@@ -24,8 +24,8 @@ SCHEMA_RETRIES = 2
 GIVE_BACK_ABOVE_S = 60.0
 LEASE_S = 60.0
 RENEW_EVERY_S = 20.0
-PROBE_EVERY_S = 60.0     # a refused key or model is tried by one line this often
-SHARE_EXPIRES_S = 20.0   # a worker that is not heard of for so long holds no concurrency
+PROBE_EVERY_S = 60.0  # a refused key or model is tried by one line this often
+SHARE_EXPIRES_S = 20.0  # a worker that is not heard of for so long holds no concurrency
 LINGER_S = 0.05
 GROUP_ROWS = 500
 DRAIN_S = 30.0
@@ -121,18 +121,14 @@ class RouteConfig(Strict):
         raise ValueError('fallback is "on_failure", "never" or "on_wait:30m"')
 
 
-class Settings(BaseSettings):
+class Settings(Strict):
     """All settings. Variables: BATCHMILL_ + the name in capitals (BATCHMILL_DATABASE_URL, ...)."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="BATCHMILL_", extra="forbid", hide_input_in_errors=True, frozen=True, env_nested_delimiter=None
-    )
 
     # where data lives
     data_dir: Path = Path(".batchmill")
     database_url: str | None = None  # default sqlite:///DATA_DIR/batchmill.db
-    redis_url: str | None = None     # default: an embedded Valkey on DATA_DIR/valkey.sock
-    files_url: str | None = None     # default file://DATA_DIR/files; s3://bucket/prefix, gs://, az://
+    redis_url: str | None = None  # default: an embedded Valkey on DATA_DIR/valkey.sock
+    files_url: str | None = None  # default file://DATA_DIR/files; s3://bucket/prefix, gs://, az://
     # the API
     host: str = "127.0.0.1"
     port: int = Field(default=8484, ge=0, le=65535)
@@ -172,18 +168,6 @@ class Settings(BaseSettings):
     providers: dict[str, ProviderConfig] = {}
     routes: list[RouteConfig] = []
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment wins over the file, which arrives as init values."""
-        return env_settings, init_settings
-
     @property
     def resolved_data_dir(self) -> Path:
         return self.data_dir.expanduser().absolute()
@@ -216,27 +200,53 @@ def load_settings(
 ) -> Settings:
     """Read BATCHMILL_CONFIG or ./batchmill.toml, then the environment, then `overrides` (not None).
 
-    Raises ConfigError, one message for all faults, each with its key and, for unknown keys, the nearest.
+    Raises ConfigError, one message for all faults, each with its place and, for unknown keys, the nearest.
     """
     env = os.environ if environ is None else environ
-    path = config or (Path(env["BATCHMILL_CONFIG"]) if env.get("BATCHMILL_CONFIG") else Path("batchmill.toml"))
-    values: dict[str, Any] = {}
-    if path.exists():
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    elif config or env.get("BATCHMILL_CONFIG"):
+    named = config or (Path(env["BATCHMILL_CONFIG"]) if env.get("BATCHMILL_CONFIG") else None)
+    path = named or Path("batchmill.toml")
+    if named is not None and not path.exists():
         raise ConfigError(f"{path}: no such file (named by {'--config' if config else 'BATCHMILL_CONFIG'})")
     given = {key: value for key, value in overrides.items() if value is not None}
-    problems = _unknown_variables(env)
+    from_file = _read_toml(path) if path.exists() else {}
     try:
-        if problems:
-            raise ConfigError("\n".join(problems))
-        settings = Settings(**values)
-        return settings.model_copy(update=_checked(given)) if given else settings
+        return Settings(**_merged(_merged(from_file, _read_variables(env)), given))
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(error, path))) from None
+        raise ConfigError("\n".join(_explain(error, path, env, given))) from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def _read_variables(env: Mapping[str, str]) -> dict[str, Any]:
+    """Lists and tables are JSON there."""
+    if problems := _unknown_variables(env):
+        raise ConfigError("\n".join(problems))
+    values: dict[str, Any] = {}
+    for name, field in Settings.model_fields.items():
+        text = env.get(_variable(name))
+        if text is not None and get_origin(field.annotation) in (list, dict):
+            try:
+                values[name] = orjson.loads(text)
+            except orjson.JSONDecodeError as error:
+                raise ConfigError(f"{_variable(name)}: lists and tables are JSON there: {error}") from None
+        elif text is not None:
+            values[name] = text
+    return values
+
+
+def _merged(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+    """Tables are merged key by key, anything else is replaced."""
+    both = {
+        key: _merged(lower[key], value)
+        for key, value in upper.items()
+        if isinstance(value, dict) and isinstance(lower.get(key), dict)
+    }
+    return {**lower, **upper, **both}
 
 
 def environment_value(name: str) -> str | None:
@@ -258,15 +268,12 @@ def parse_duration(text: str) -> float | None:
     return float(int(number) * units[unit])
 
 
-def _checked(given: dict[str, Any]) -> dict[str, Any]:
-    return {key: getattr(Settings.model_validate({key: value}), key) for key, value in given.items()}
-
-
-_CLIENT_VARIABLES = {"BATCHMILL_CONFIG"}
+def _variable(name: str) -> str:
+    return f"BATCHMILL_{name.upper()}"
 
 
 def _unknown_variables(env: Mapping[str, str]) -> list[str]:
-    known = {f"BATCHMILL_{name.upper()}" for name in Settings.model_fields} | _CLIENT_VARIABLES
+    known = {_variable(name) for name in (*Settings.model_fields, "config")}
     return [
         f"{name}: no such setting{_nearest(name, known)}"
         for name in sorted(env)
@@ -274,16 +281,19 @@ def _unknown_variables(env: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _explain(error: ValidationError, path: Path) -> list[str]:
-    lines = []
+def _explain(error: ValidationError, path: Path, env: Mapping[str, str], given: Mapping[str, Any]) -> Iterator[str]:
     for item in error.errors(include_url=False, include_input=False, include_context=False):
         location = [str(part) for part in item["loc"]]
-        place = ".".join(location)
+        name, message = location[0], item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            lines.append(f"{path}: {place}: no such key{_nearest(location[-1], _known_keys(location))}")
-        else:
-            lines.append(f"{path} or BATCHMILL_{place.upper()}: {place}: {item['msg'].removeprefix('Value error, ')}")
-    return lines
+            message = f"no such key{_nearest(location[-1], _known_keys(location))}"
+        source = str(path)
+        if name in given:
+            source = f"--{name.replace('_', '-')}"
+        elif _variable(name) in env:
+            source = _variable(name)
+        place = [".".join(location)] if source == str(path) or len(location) > 1 else []
+        yield ": ".join([source, *place, message])
 
 
 def _known_keys(location: list[str]) -> set[str]:
