@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from batch.api.errors import error_response
-from batch.api.security import is_loopback
+from batch.domain.loopback import is_loopback
 from batch.operations.world import World
 from batch.storage.files import FileRow
 

@@ -12,8 +12,8 @@ import uvicorn
 
 from batch.api.app import create_app
 from batch.api.connections import BoundedProtocol, allow_connections
-from batch.api.security import check_listen_address
 from batch.domain.errors import BatchmillError
+from batch.domain.loopback import check_listen_address
 from batch.operations.world import open_world
 from batch.settings import ConfigError, Settings, load_settings
 from batch.storage import projects

@@ -14,7 +14,6 @@ import typer
 
 from batch.cli import exits, options
 from batch.cli.console import note, say, say_facts, say_json
-from batch.cli.supervisor import migrate_database
 from batch.cli.wording import date_time, dollars, plural
 from batch.clock import SYSTEM_CLOCK
 from batch.domain.errors import NotFound
@@ -26,7 +25,9 @@ from batch.operations.pause_provider import pause_provider, resume_provider
 from batch.operations.replay_batch import Replay, compare_replay, find_batch, replay_batch
 from batch.operations.replay_webhook import replay_webhook
 from batch.operations.world import World, open_world
+from batch.settings import load_settings
 from batch.storage.explain import project_of_batch
+from batch.storage.migrate import migrate_at
 from batch.storage.projects import DEFAULT_PROJECT
 
 app = typer.Typer(
@@ -41,14 +42,15 @@ keys = typer.Typer(
 )
 app.add_typer(keys, name="keys")
 
+_MARKS = {"ok": "ok", "warning": "warning", "wrong": "WRONG"}
 Limit = Annotated[int | None, typer.Option(metavar="N", show_default=False)]
 Target = Annotated[str, typer.Argument(metavar="BATCH|PROVIDER", help="batch_…, NAME or NAME/MODEL.")]
 
 
 @contextmanager
 def _world(data_dir: Any, config: Any) -> Iterator[World]:
-    world = open_world(options.settings_of(config, data_dir=data_dir))
-    migrate_database(world.settings)
+    world = open_world(load_settings(config, data_dir=data_dir))
+    migrate_at(world.settings.resolved_database_url)
     try:
         yield world
     finally:
@@ -147,14 +149,14 @@ def limits(
 @app.command("migrate", epilog="Example: batchmill admin migrate")
 def migrate(data_dir: options.DataDir = None, config: options.Config = None) -> None:
     """Bring the database to this version's tables. `up` does it by itself."""
-    migrate_database(options.settings_of(config, data_dir=data_dir))
+    migrate_at(load_settings(config, data_dir=data_dir).resolved_database_url)
     note("the database is up to date")
 
 
 @app.command("doctor", epilog="Example: batchmill admin doctor")
 def doctor(as_json: options.Json = False, data_dir: options.DataDir = None, config: options.Config = None) -> None:
     """Check every invariant of the database and the files; say what is wrong and what would mend it."""
-    settings = options.settings_of(config, data_dir=data_dir)
+    settings = load_settings(config, data_dir=data_dir)
     world = open_world(settings)
     try:
         report = examine(world)
@@ -163,11 +165,11 @@ def doctor(as_json: options.Json = False, data_dir: options.DataDir = None, conf
     if as_json:
         say_json([asdict(finding) for finding in report])
     else:
+        rows: list[tuple[str, str]] = []
         for finding in report:
-            mark = {"ok": "ok", "warning": "warning", "wrong": "WRONG"}[finding.verdict]
-            say_facts([(f"{mark:<8}{finding.check}", finding.detail)])
-            if finding.mend:
-                say(f"         mend: {finding.mend}")
+            rows.append((f"{_MARKS[finding.verdict]:<9}{finding.check}", finding.detail))
+            rows += [("", f"mend: {finding.mend}")] if finding.mend else []
+        say_facts(rows)
     if any(finding.verdict == "wrong" for finding in report):
         raise exits.Leave(exits.LINES_FAILED)
 
@@ -191,15 +193,16 @@ def resume(
     budget: Annotated[
         float | None, typer.Option("--budget", metavar="USD", help="A new budget for the batch.", min=0)
     ] = None,
-    max_failure_share: Annotated[str | None, typer.Option("--max-failure-share", help="A new share, e.g. 5%.")] = None,
+    max_failure_share: Annotated[
+        float | None, typer.Option("--max-failure-share", parser=options.share, metavar="SHARE", help="E.g. 5%.")
+    ] = None,
     data_dir: options.DataDir = None,
     config: options.Config = None,
 ) -> None:
     """Lift the pause of a batch or a provider."""
-    share = options.share_of(max_failure_share, "--max-failure-share") if max_failure_share else None
     with _world(data_dir, config) as world:
         if target.startswith("batch_"):
-            resume_batch(world, _owner(world, target), target, budget_usd=budget, max_failure_share=share)
+            resume_batch(world, _owner(world, target), target, budget_usd=budget, max_failure_share=max_failure_share)
             note(f"{target} goes on")
             return
         provider, _, model = target.partition("/")

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 
 import typer
-from typer.exceptions import Abort, TyperException
+from sqlalchemy.exc import SQLAlchemyError
+from typer.exceptions import TyperException
 
-from batch.cli import admin, batches, check, exits, prepare, providers, run, simulate, up
+from batch.cli import admin, batches, check, exits, prepare, providers, run, up
 from batch.cli.console import complain, note
 from batch.domain.errors import BatchmillError
 from batch.settings import ConfigError
+from batch.simulator import __main__ as simulator
+from batch.storage.migrate import driver_reason
 
 app = typer.Typer(
     name="batchmill",
@@ -37,9 +41,30 @@ def batchmill(
         raise typer.Exit()
 
 
-for module in (run, check, prepare, batches, providers, up, simulate):
-    module.register(app)
+VERBS: tuple[tuple[Callable[..., None], str], ...] = (
+    (run.run, "run docs.jsonl -o out.jsonl        Only look: --dry-run        Rehearse: --simulate"),
+    (check.check, "check docs.jsonl --window 24h"),
+    (prepare.prepare, 'prepare docs.csv --template "Summarize: {text}" --model grok-4.3 -o docs.jsonl'),
+    (batches.submit, "submit docs.jsonl --window 24h"),
+    (batches.status, "status batch_67f0a1… -w        All of them: batchmill status"),
+    (batches.results, "results batch_67f0a1… -o out.jsonl        As they come: --follow"),
+    (batches.cancel, "cancel batch_67f0a1…"),
+    (batches.retry, "retry batch_67f0a1…"),
+    (providers.providers, "providers        Now: --live        Ask it: batchmill providers xai check --probe"),
+    (up.up, "up --workers 2        With a model and no key: batchmill up --local-model"),
+    (up.worker, "worker -Q calls        The same: celery -A workers.app worker"),
+)
+for verb, example in VERBS:
+    app.command(epilog=f"Example: batchmill {example}")(verb)
 app.add_typer(admin.app, name="admin")
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def simulate(context: typer.Context) -> None:
+    """Run a provider to rehearse against: limits, latency and faults as told (--help lists them)."""
+    raise exits.Leave(simulator.main(context.args))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -51,6 +76,8 @@ def run_command(arguments: list[str] | None = None) -> int:
     """The exit code of one command line."""
     try:
         code = app(args=arguments, prog_name="batchmill", standalone_mode=False)
+        if code == exits.INTERRUPTED:
+            note("stopped")
         return code if isinstance(code, int) else exits.OK
     except exits.Leave as leave:
         return leave.code
@@ -58,11 +85,12 @@ def run_command(arguments: list[str] | None = None) -> int:
         complain(str(error))
         return exits.BAD_INPUT
     except TyperException as error:
-        complain(_explain_usage(error))
+        if error.format_message():  # empty when help was shown because nothing was asked
+            complain(_explain_usage(error))
         return exits.BAD_INPUT
-    except (Abort, KeyboardInterrupt):
-        note("stopped")
-        return exits.INTERRUPTED
+    except SQLAlchemyError as error:
+        complain(f"database: {driver_reason(error)}")
+        return exits.BAD_INPUT
     except BrokenPipeError:
         _close_stdout()
         return exits.OK

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import typer
 
 from batch.cli import options
@@ -21,6 +21,7 @@ from batch.cli.progress import BatchProgress
 from batch.cli.story import tell
 from batch.cli.wording import count, date_time, size
 from batch.clock import SYSTEM_CLOCK
+from batch.completions.rules import CHAT
 from batch.domain.errors import InvalidRequest
 from batch.domain.states import is_terminal
 from batch.files.local_file import write_atomically
@@ -29,39 +30,21 @@ from batch.operations.join_csv import join_csv
 WATCH_EVERY_S = 1.0
 
 
-def register(app: typer.Typer) -> None:
-    app.command("submit", epilog="Example: batchmill submit docs.jsonl --window 24h")(submit)
-    app.command("status", epilog="Example: batchmill status batch_67f0a1… -w        All of them: batchmill status")(
-        status
-    )
-    app.command(
-        "results", epilog="Example: batchmill results batch_67f0a1… -o out.jsonl        As they come: --follow"
-    )(results)
-    app.command("cancel", epilog="Example: batchmill cancel batch_67f0a1…")(cancel)
-    app.command("retry", epilog="Example: batchmill retry batch_67f0a1…")(retry)
-
-
 def submit(
-    file: Annotated[
-        Path, typer.Argument(metavar="IN", exists=True, dir_okay=False, readable=True, help="JSONL of requests.")
-    ],
-    endpoint: Annotated[str, typer.Option("--endpoint", help="What each line asks.")] = "/v1/chat/completions",
-    window: Annotated[str, typer.Option("--window", help="Completion window: 90m, 24h, 7d.")] = "24h",
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--option", metavar="KEY=VALUE", help="An option of the batch, e.g. priority=low; repeat it."),
-    ] = None,
+    file: options.Source,
+    endpoint: options.Endpoint = CHAT,
+    window: options.Window = "24h",
+    option: options.Option = None,
     watch: Annotated[bool, typer.Option("-w", "--watch", help="Stay and show progress.")] = False,
     as_json: options.Json = False,
     server: options.Server = None,
     api_key: options.ApiKey = None,
 ) -> None:
     """Upload a file and start a batch on a server."""
-    options.seconds_of(window, "--window")
-    with Server(options.client_settings(server, api_key)) as api:
+    with Server(server, api_key) as api:
         stored = api.upload(file)
         body = {"input_file_id": stored["id"], "endpoint": endpoint, "completion_window": window}
-        chosen = parse_options(option or [])
+        chosen = options.pairs(option)
         batch = api.create_batch(body | ({"options": chosen} if chosen else {}))
         if as_json:
             say_json(batch)
@@ -74,7 +57,7 @@ def submit(
 
 def status(
     batch_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="One batch; without it, the newest ones.")
+        str | None, typer.Argument(metavar="ID", help="One batch; without it, the newest ones.")
     ] = None,
     watch: Annotated[bool, typer.Option("-w", "--watch", help="Stay and show progress until it ends.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many to list.")] = 20,
@@ -83,7 +66,7 @@ def status(
     api_key: options.ApiKey = None,
 ) -> None:
     """Say how a batch fares and why, or list the newest."""
-    with Server(options.client_settings(server, api_key)) as api:
+    with Server(server, api_key) as api:
         if batch_id is None:
             _list(api, limit, as_json)
         elif watch:
@@ -95,10 +78,7 @@ def status(
 
 def results(
     batch_id: options.BatchId,
-    out: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Write here (default: stdout).", show_default=False, dir_okay=False),
-    ] = None,
+    out: options.Output = None,
     errors: Annotated[bool, typer.Option("--errors", help="The error file instead of the answers.")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Print lines as they come, in order of completion.")] = False,
     csv: Annotated[
@@ -118,7 +98,7 @@ def results(
     api_key: options.ApiKey = None,
 ) -> None:
     """Fetch answers: of a finished batch (with those of its retries), or live with --follow."""
-    with Server(options.client_settings(server, api_key)) as api:
+    with Server(server, api_key) as api:
         if csv is not None:
             _write(join_csv(csv, _every_line(api, batch_id), id_column=id_column), out)
         elif follow:
@@ -134,7 +114,7 @@ def cancel(
     api_key: options.ApiKey = None,
 ) -> None:
     """Stop a batch. Calls in flight land; what is done is kept."""
-    with Server(options.client_settings(server, api_key)) as api:
+    with Server(server, api_key) as api:
         batch = api.act(batch_id, "cancel")
         say_json(batch) if as_json else say(f"{batch['id']}   {batch['status']}")
 
@@ -146,27 +126,13 @@ def retry(
     api_key: options.ApiKey = None,
 ) -> None:
     """Run the lines without an answer again, as a new batch linked to this one."""
-    with Server(options.client_settings(server, api_key)) as api:
+    with Server(server, api_key) as api:
         batch = api.act(batch_id, "retry")
         if as_json:
             say_json(batch)
         else:
             say(f"{batch['id']}   {batch['status']}   retry of {batch_id}")
             note(f"the answers of both together: batchmill results {batch_id}")
-
-
-def parse_options(pairs: list[str]) -> dict[str, Any]:
-    """["priority=low", "schema_retries=3"] → {"priority": "low", "schema_retries": 3}; values are JSON or text."""
-    chosen: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name:
-            raise typer.BadParameter(f'"{pair}": write KEY=VALUE, for instance priority=low', param_hint="--option")
-        try:
-            chosen[name] = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            chosen[name] = text
-    return chosen
 
 
 def _list(api: Server, limit: int, as_json: bool) -> None:
@@ -196,18 +162,14 @@ def _show(story: dict[str, Any], as_json: bool) -> None:
 def _watch(api: Server, batch_id: str, *, quiet: bool) -> dict[str, Any]:
     """Progress until the batch ends; the last explanation."""
     story = api.explanation(batch_id)
-    if quiet:
-        while not is_terminal(story["status"]):
+    with nullcontext() if quiet else BatchProgress() as bar:
+        while True:
+            if bar is not None:
+                bar.show(story)
+            if is_terminal(story["status"]):
+                return story
             SYSTEM_CLOCK.sleep(WATCH_EVERY_S)
             story = api.explanation(batch_id)
-        return story
-    with BatchProgress() as bar:
-        bar.show(story)
-        while not is_terminal(story["status"]):
-            SYSTEM_CLOCK.sleep(WATCH_EVERY_S)
-            story = api.explanation(batch_id)
-            bar.show(story)
-    return story
 
 
 def _finished(api: Server, batch_id: str, errors: bool) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from batch.cli.wording import amount, count, dollars, duration, listing, plural
+from batch.cli.wording import amount, count, dollars, duration, key_hint, listing, plural
 from batch.operations.check_input import InputCheck
 from batch.operations.provider_forecast import LaneForecast, limit_words, rate_words
 
@@ -39,7 +39,7 @@ def lane_rows(lane: LaneForecast, *, with_lines: bool) -> list[Row]:
         if counter:
             rows.append(("", f"{verb}: " + ", ".join(f"{key} ({plural(n, 'line')})" for key, n in counter.items())))
     if lane.missing_key:
-        rows.append(("", f"no key: set {lane.missing_key}"))
+        rows.append(("", f"no key: {key_hint(lane.missing_key)}"))
     return rows
 
 
@@ -121,12 +121,8 @@ def _emulated(lane: LaneForecast) -> Iterable[str]:
 def _seeds(lane: LaneForecast) -> Iterable[str]:
     if lane.seeds_unsent:
         yield f"seed not sent ({plural(lane.seeds_unsent, 'line')}): it is refused there"
-    elif lane.seeds_sent and not _seed_is_native(lane):
+    elif lane.seeds_sent and not lane.seed_is_native:
         yield "seed sent, not guaranteed"
-
-
-def _seed_is_native(lane: LaneForecast) -> bool:
-    return lane.seed_is_native
 
 
 def _time(check: InputCheck) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from batch.domain.errors import BatchmillError, InvalidRequest, NotFound, Unauthenticated, Unavailable
-from batch.settings import Settings
+from batch.settings import load_settings
 
 Json = dict[str, Any]
 
@@ -22,7 +22,8 @@ Json = dict[str, Any]
 class Server:
     """One server; use as a context manager. Raises BatchmillError with a message for people."""
 
-    def __init__(self, settings: Settings, *, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, url: str | None = None, api_key: str | None = None) -> None:
+        settings = load_settings(server=url, api_key=api_key)
         self.url = settings.server.rstrip("/").removesuffix("/v1")
         key = settings.api_key.get_secret_value() if settings.api_key else None
         self._has_key = key is not None
@@ -30,7 +31,6 @@ class Server:
             base_url=self.url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(60.0, connect=5.0),
-            transport=transport,
         )
 
     def __enter__(self) -> Server:
@@ -42,13 +42,13 @@ class Server:
     def upload(self, path: Path) -> Json:
         """Store the file as batch input; streams from disk."""
         with path.open("rb") as source:
-            return self._json(
-                "POST",
-                "/v1/files",
-                data={"purpose": "batch"},
-                files={"file": (path.name, source, "application/jsonl")},
-                timeout=None,
-            )
+            form: dict[str, Any] = {
+                "data": {"purpose": "batch"}, "files": {"file": (path.name, source, "application/jsonl")},
+            }  # fmt: skip
+            try:
+                return self._json("POST", "/v1/files", **form, timeout=None)
+            except InvalidRequest as error:
+                raise InvalidRequest(f"{error.message}\nwhat is wrong with it: batchmill check {path}") from None
 
     def create_batch(self, body: Json) -> Json:
         return self._json("POST", "/v1/batches", json=body)
@@ -75,12 +75,9 @@ class Server:
             after = page["data"][-1]["id"]
         return found
 
-    def act(self, batch_id: str, verb: str, body: Json | None = None) -> Json:
-        """`verb` is cancel, pause, resume or retry."""
-        return self._json("POST", f"/v1/batches/{batch_id}/{verb}", json=body or {})
-
-    def models(self) -> list[Json]:
-        return list(self._json("GET", "/v1/models")["data"])
+    def act(self, batch_id: str, verb: str) -> Json:
+        """`verb` is cancel or retry."""
+        return self._json("POST", f"/v1/batches/{batch_id}/{verb}", json={})
 
     def providers(self) -> list[Json]:
         return list(self._json("GET", "/v1/providers")["data"])
@@ -146,8 +143,10 @@ class Server:
             )
             return Unauthenticated(f"{message}\n{mend}")
         if response.status_code == 404:
-            return NotFound(message)
-        return InvalidRequest(f"{message} (HTTP {response.status_code} from {self.url})")
+            return NotFound(f"{message}\nbatchmill status lists the batches of {self.url}")
+        if response.status_code >= 500:
+            return Unavailable(f"{message} (HTTP {response.status_code} from {self.url})")
+        return InvalidRequest(message)
 
 
 def _message_of(response: httpx.Response) -> str:

@@ -49,20 +49,15 @@ def facts(rows: Iterable[tuple[str, str]], *, indent: str = "", styles: dict[str
     for label, value in rows:
         style = (styles or {}).get(label, "bold" if not indent else "")
         lines.append(Text.assemble(indent, (label.ljust(width), style), "  ", value))
+        lines[-1].rstrip()
     return lines
 
 
-def say_facts(rows: Iterable[tuple[str, str]], *, indent: str = "", styles: dict[str, str] | None = None) -> None:
+def say_facts(
+    rows: Iterable[tuple[str, str]], *, indent: str = "", styles: dict[str, str] | None = None, to: Console = STDOUT
+) -> None:
     for line in facts(rows, indent=indent, styles=styles):
-        line.rstrip()
-        STDOUT.print(line)
-
-
-def note_facts(rows: Iterable[tuple[str, str]], *, indent: str = "", styles: dict[str, str] | None = None) -> None:
-    """Facts beside the answer, on stderr."""
-    for line in facts(rows, indent=indent, styles=styles):
-        line.rstrip()
-        STDERR.print(line)
+        to.print(line)
 
 
 def on_terminal() -> bool:

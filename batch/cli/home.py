@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from batch.cli.datadir import DataDir
-from batch.cli.supervisor import Plan, Stack, migrate_database
+from batch.cli.supervisor import Plan, Stack
 from batch.clock import SYSTEM_CLOCK, Clock
 from batch.operations.world import World, open_world
 from batch.storage import projects
+from batch.storage.migrate import migrate_at
 from batch.storage.projects import Project
 
 
@@ -46,7 +47,7 @@ class Home:
     def open(self) -> None:
         """The world alone: enough to look. Raises BatchmillError."""
         if self._world is None:
-            migrate_database(self._plan.settings)
+            migrate_at(self._plan.settings.resolved_database_url)
             self._world = open_world(self._plan.settings)
             with self._world.db.write() as conn:
                 self._project = projects.ensure_default_project(conn)

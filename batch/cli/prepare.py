@@ -9,20 +9,13 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from batch.cli.batches import parse_options
+from batch.cli import options
 from batch.cli.console import note
 from batch.cli.wording import plural
 from batch.domain.errors import InvalidRequest
 from batch.files.local_file import write_atomically
 from batch.files.tabular import read_rows
 from batch.operations.prepare_requests import parse_template, prepare_requests
-
-
-def register(app: typer.Typer) -> None:
-    app.command(
-        "prepare",
-        epilog='Example: batchmill prepare docs.csv --template "Summarize: {text}" --model grok-4.3 -o docs.jsonl',
-    )(prepare)
 
 
 def prepare(
@@ -35,10 +28,7 @@ def prepare(
             "--template", help="Prompt with {column} placeholders, or a file with one, or with a whole body as JSON."
         ),
     ],
-    out: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Write here (default: stdout).", show_default=False, dir_okay=False),
-    ] = None,
+    out: options.Output = None,
     model: Annotated[str | None, typer.Option("--model", help="Model of every request.")] = None,
     system: Annotated[str | None, typer.Option("--system", help="System message, with placeholders.")] = None,
     schema: Annotated[
@@ -55,7 +45,7 @@ def prepare(
 ) -> None:
     """Turn rows of a table into requests. `results ID --csv TABLE` joins the answers back."""
     plan = parse_template(
-        _text_of(template), model=model, system=system, schema=_schema(schema), extra=parse_options(settings or []),
+        _text_of(template), model=model, system=system, schema=_schema(schema), extra=options.pairs(settings),
         id_column=id_column,
     )  # fmt: skip
     lines = prepare_requests(read_rows(table), plan)

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from batch.cli.console import STDERR, note, on_terminal
@@ -29,7 +30,7 @@ class BatchProgress:
         self._last_row = -PLAIN_EVERY_S
         self._task: Any = None
         self._bar = Progress(
-            TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), _Words(),
+            TextColumn("[bold]{task.description}"), BarColumn(bar_width=max(6, min(24, STDERR.width - 70))), _Words(),
             console=STDERR, disable=not self._live, transient=False, refresh_per_second=4,
         )  # fmt: skip
 
@@ -91,5 +92,10 @@ def short_id(batch_id: str) -> str:
 
 
 class _Words(ProgressColumn):
+    """One row, also where the terminal is narrow."""
+
+    def __init__(self) -> None:
+        super().__init__(Column(no_wrap=True, overflow="ellipsis"))
+
     def render(self, task: Task) -> Text:
         return Text(str(task.fields.get("words", "")))

@@ -15,8 +15,7 @@ import typer
 from batch.cli import exits, options
 from batch.cli.client import Server
 from batch.cli.console import note, say, say_facts, say_json
-from batch.cli.supervisor import migrate_database
-from batch.cli.wording import amount, clock_time, count, dollars, listing, plural
+from batch.cli.wording import amount, clock_time, count, dollars, key_hint, listing, plural
 from batch.clock import SYSTEM_CLOCK
 from batch.domain.errors import InvalidRequest, NotFound
 from batch.operations.provider_forecast import limit_words, rate_words
@@ -28,15 +27,9 @@ from batch.providers.learned import learn_support
 from batch.providers.models import list_models
 from batch.providers.probe import ProbeReport, probe_provider
 from batch.providers.provider import Provider
-from batch.settings import Settings
+from batch.settings import Settings, load_settings
 from batch.storage import lanes
-
-
-def register(app: typer.Typer) -> None:
-    app.command(
-        "providers",
-        epilog="Example: batchmill providers        Now: --live        Ask it: batchmill providers xai check --probe",
-    )(providers)
+from batch.storage.migrate import migrate_at
 
 
 def providers(
@@ -60,7 +53,7 @@ def providers(
     names = [name for name in names if name != "check"]
     if len(names) > 1 or (probe and not asks):
         raise typer.BadParameter("write: batchmill providers [NAME] [check [--probe]]")
-    settings = options.settings_of(config, data_dir=data_dir)
+    settings = load_settings(config, data_dir=data_dir)
     catalog = Catalog.from_settings(settings)
     name = names[0] if names else None
     if live:
@@ -89,7 +82,7 @@ def _show_configured(chosen: list[Provider], as_json: bool) -> None:
     for provider in chosen:
         limits = provider.limits("*")
         words = rate_words(limits) + ([f"{count(limits.concurrency)} at once"] if limits.concurrency else [])
-        key = f"no key: set {provider.missing_key}" if provider.missing_key else f"key from {provider.key_id}"
+        key = f"no key: {key_hint(provider.missing_key)}" if provider.missing_key else f"key from {provider.key_id}"
         key = "no key needed" if provider.key_id == "none" else key
         say_facts(
             [
@@ -118,11 +111,11 @@ def _describe(provider: Provider) -> dict[str, Any]:
 def _live(settings: Settings, server: str | None, api_key: str | None) -> list[dict[str, Any]]:
     """From a server when one is named, else from this data directory's database."""
     if server is not None:
-        with Server(options.client_settings(server, api_key)) as api:
+        with Server(server, api_key) as api:
             return api.providers()
     world = open_world(settings)
     try:
-        migrate_database(settings)
+        migrate_at(settings.resolved_database_url)
         return view_providers(world)
     finally:
         world.close()
@@ -137,7 +130,7 @@ def _show_live(found: list[dict[str, Any]], name: str | None, as_json: bool) -> 
         note("no provider is configured or was ever used" if name is None else f"{name}: not configured and never used")
     for row in chosen:
         title = row.get("provider", row.get("id"))
-        state = f"no key: set {row['missing_key']}" if row["missing_key"] else ""
+        state = f"no key: {key_hint(row['missing_key'])}" if row["missing_key"] else ""
         say(f"{title}   {state or ('' if row.get('models') else 'not used yet')}".rstrip(), style="bold")
         for lane in row.get("models", []):
             if isinstance(lane, dict):
@@ -198,7 +191,7 @@ def _check(
 def _ask(settings: Settings, catalog: Catalog, provider: Provider, model: str | None, *, probe: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"name": provider.name, "problem": None, "models": [], "probe": None}
     if provider.missing_key:
-        return row | {"problem": f"no key: set {provider.missing_key}"}
+        return row | {"problem": f"no key: {key_hint(provider.missing_key)}"}
     listing = list_models(provider)
     row |= {"models": list(listing.models), "problem": listing.problem or None}
     if not probe:
@@ -236,7 +229,7 @@ def _keep(settings: Settings, provider: Provider, model: str, found: ProbeReport
     """Save what the probe showed where the workers read it."""
     world: World = open_world(settings)
     try:
-        migrate_database(settings)
+        migrate_at(settings.resolved_database_url)
         with world.db.write() as conn:
             lane_id = lanes.ensure_lane(conn, provider.name, provider.key_id, model, provider.queue)
             (row,) = lanes.get_lanes(conn, [lane_id])

@@ -1,11 +1,12 @@
 """Simulated providers for `run --simulate`: one for each provider of the file, with that provider's limits.
 
 Owns: turning known limits into a simulator's settings, and pointing the children at it. Nothing leaves
-the machine, and no real key is read from a variable.
+the machine; no key is needed, and no real one is sent.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from batch.cli.supervisor import Companion, free_port
 from batch.domain.limits import Limits
 from batch.operations.provider_forecast import LaneForecast
 from batch.providers.catalog import Catalog
+from batch.providers.presets import load_preset, preset_names
+from batch.settings import Settings, process_environment
 from batch.simulator.personalities import load_personalities
 
 _RATES = (
@@ -36,6 +39,15 @@ def companions(lanes: Iterable[LaneForecast], catalog: Catalog, directory: Path)
     for lane in lanes:
         limits.setdefault(lane.provider, lane.limits)
     return tuple(_companion(name, known, catalog, directory) for name, known in limits.items())
+
+
+def pretended_catalog(settings: Settings) -> Catalog:
+    """The catalog of somebody who has a key for every provider. It asks none of them."""
+    variables = [load_preset(name).auth.env for name in preset_names()]
+    environ = dict.fromkeys(filter(None, variables), "simulated") | process_environment()
+    catalog = Catalog.from_settings(settings, environ)
+    catalog.ask_again_at = math.inf
+    return catalog
 
 
 def simulator_settings(provider: str, limits: Limits) -> dict[str, Any]:
@@ -64,6 +76,9 @@ def _companion(name: str, limits: Limits, catalog: Catalog, directory: Path) -> 
     if provider.config.launch is not None:
         address["launch"] = None  # the engine is simulated too
     kind, _, variable = provider.key_id.partition(":")
+    if kind == "file":
+        variable = address["api_key_env"] = "SIMULATED_API_KEY"
+        address["api_key_file"] = None
     module = ["batch.simulator", "--config", str(settings), "--port", str(port)]
-    env = {variable: "simulated"} if kind == "env" else {}
+    env = {variable: "simulated"} if kind != "none" else {}
     return Companion(f"simulated-{name}", module, f"http://127.0.0.1:{port}/health", {name: address}, env)

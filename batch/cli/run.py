@@ -7,7 +7,6 @@ batch is watch.py's, the record of what made OUT is runs.py's.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +15,9 @@ from typing import Annotated, Any
 import typer
 
 from batch.cli import exits, local_model, options, rehearsal
-from batch.cli.batches import parse_options
-from batch.cli.check import STYLES, require_endpoint
+from batch.cli.check import STYLES
 from batch.cli.check_report import problem_rows, summary_rows
-from batch.cli.console import note, note_facts, on_terminal, say_json
+from batch.cli.console import STDERR, note, on_terminal, say_facts, say_json
 from batch.cli.datadir import DataDir
 from batch.cli.delivery import RunResult, deliver, tell_result
 from batch.cli.home import Home
@@ -27,7 +25,7 @@ from batch.cli.runs import RunRecord, Runs, hash_file
 from batch.cli.supervisor import Companion, Plan
 from batch.cli.up import provider_queues
 from batch.cli.watch import Patience, watch
-from batch.cli.wording import count
+from batch.cli.wording import count, key_hint
 from batch.completions.rules import CHAT
 from batch.domain.errors import BatchmillError, InvalidConfiguration, InvalidRequest, NotFound
 from batch.domain.options import BatchOptions
@@ -41,17 +39,10 @@ from batch.operations.reuse_answers import KeptAnswers, digest_requests, unchang
 from batch.operations.upload import begin_upload
 from batch.operations.world import World
 from batch.providers.catalog import Catalog
-from batch.settings import ProviderConfig, Settings, process_environment
+from batch.settings import ProviderConfig, Settings, load_settings, parse_duration, process_environment
 from batch.storage.projects import Project
 
 _MAX_PAUSE_WITHOUT_TERMINAL_S = 600.0
-
-
-def register(app: typer.Typer) -> None:
-    app.command(
-        "run",
-        epilog="Example: batchmill run docs.jsonl -o out.jsonl        Only look: --dry-run        Rehearse: --simulate",
-    )(run)
 
 
 @dataclass(frozen=True)
@@ -67,114 +58,74 @@ class Job:
     settings: Settings
     config: Path | None
     patience: Patience
-    allow_failed: float
     force: bool
     reuse: bool
-    as_json: bool
-
-
-Source = Annotated[
-    Path, typer.Argument(metavar="IN", exists=True, dir_okay=False, readable=True, help="JSONL of requests.")
-]
-Out = Annotated[Path, typer.Option("-o", "--output", help="Answers go here.", dir_okay=False)]
-Err = Annotated[
-    Path | None,
-    typer.Option("-e", "--errors", help="Error lines go here (default OUT.errors.jsonl).", show_default=False),
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check, say what would be done, and stop.")]
-Simulate = Annotated[
-    bool, typer.Option("--simulate", help="Play the file against simulated providers with the real ones' limits.")
-]
-LocalModel = Annotated[
-    bool, typer.Option("--local-model", help="Also serve the bundled small model, as the provider `local`.")
-]
-Force = Annotated[bool, typer.Option("--force", help="Start anew, whatever OUT holds.")]
-Reuse = Annotated[bool, typer.Option("--reuse", help="Keep OUT's answers to lines that did not change.")]
-Budget = Annotated[float | None, typer.Option("--budget", metavar="USD", help="Stop when so much is spent.", min=0)]
-AllowFailed = Annotated[str, typer.Option("--allow-failed", help="Exit 0 up to this share of error lines.")]
-MaxPause = Annotated[
-    str | None, typer.Option("--max-pause", help="Leave when a person is awaited so long (10m without a terminal).")
-]
-Window = Annotated[str | None, typer.Option("--window", help="Completion window (default: none).")]
-Endpoint = Annotated[str, typer.Option("--endpoint", help="What each line asks.")]
-Option = Annotated[
-    list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the batch; repeat it.")
-]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, max=256, help="Worker processes.")]
 
 
 def run(
-    source: Source,
-    out: Out,
-    err: Err = None,
-    dry_run: DryRun = False,
-    simulate: Simulate = False,
-    with_local_model: LocalModel = False,
-    force: Force = False,
-    reuse: Reuse = False,
-    budget: Budget = None,
-    allow_failed: AllowFailed = "0%",
-    max_pause: MaxPause = None,
-    window: Window = None,
-    endpoint: Endpoint = CHAT,
-    option: Option = None,
-    workers: Workers = None,
+    source: options.Source,
+    out: Annotated[Path, typer.Option("-o", "--output", help="Answers go here.", dir_okay=False)],
+    err: Annotated[
+        Path | None,
+        typer.Option("-e", "--errors", help="Error lines go here (default OUT.errors.jsonl).", show_default=False),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, say what would be done, and stop.")] = False,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Play the file against simulated providers with the real ones' limits.")
+    ] = False,
+    with_local_model: options.LocalModel = False,
+    force: Annotated[bool, typer.Option("--force", help="Start anew, whatever OUT holds.")] = False,
+    reuse: Annotated[bool, typer.Option("--reuse", help="Keep OUT's answers to lines that did not change.")] = False,
+    budget: Annotated[
+        float | None, typer.Option("--budget", metavar="USD", help="Stop when so much is spent.", min=0)
+    ] = None,
+    allow_failed: Annotated[
+        float | None, typer.Option(parser=options.share, metavar="SHARE", help="Exit 0 up to this share of errors.")
+    ] = None,
+    max_pause: Annotated[
+        str | None,
+        typer.Option(parser=options.duration, metavar="DURATION",
+                     help="Leave when a person is awaited so long (10m without a terminal)."),
+    ] = None,
+    window: options.Window = None,
+    endpoint: options.Endpoint = CHAT,
+    option: options.Option = None,
+    workers: options.Workers = None,
     as_json: options.Json = False,
     data_dir: options.DataDir = None,
     config: options.Config = None,
-) -> None:
+) -> None:  # fmt: skip
     """Run one file to its end: check, send, show progress, write. Run the same command again to continue."""
-    settings = options.settings_of(config, workers=workers, data_dir=data_dir)
-    job = Job(
-        source,
-        out,
-        err or out.with_name(f"{out.stem}.errors.jsonl"),
-        endpoint,
-        window,
-        parse_options(option or []),
-        settings,
-        config,
-        Patience(max_pause_s=_patience(max_pause), budget_usd=budget),
-        options.share_of(allow_failed, "--allow-failed"),
-        force,
-        reuse,
-        as_json,
-    )
+    settings = load_settings(config, workers=workers, data_dir=data_dir)
+    default_pause = None if on_terminal() else _MAX_PAUSE_WITHOUT_TERMINAL_S
+    patience = Patience(parse_duration(max_pause) if max_pause else default_pause, budget)
+    err = err or out.with_name(f"{out.stem}.errors.jsonl")
+    job = Job(source, out, err, endpoint, window, options.pairs(option), settings, config, patience, force, reuse)
     _check_places(job)
-    if simulate:
-        _rehearse(job, dry_run=dry_run)
-    else:
-        _perform(job, (local_model.companion(),) if with_local_model else (), dry_run=dry_run)
-
-
-def _perform(job: Job, companions: tuple[Companion, ...], *, dry_run: bool) -> None:
-    note(f"data        {job.settings.resolved_data_dir}")
-    catalog = _catalog(job.settings, companions)
+    companions = (local_model.companion(),) if with_local_model else ()
+    if not simulate:
+        note(f"data        {settings.resolved_data_dir}")
     if dry_run:
-        found = _look(job, catalog)
-        if job.as_json:
+        found, _ = _look(job, _catalog(settings, companions), simulate=simulate)
+        if as_json:
             say_json(found.to_json())
         return
-    result = _run(job, catalog, companions)
-    raise exits.Leave(tell_result(result, allow_failed=job.allow_failed, as_json=job.as_json))
-
-
-def _patience(max_pause: str | None) -> float | None:
-    if max_pause is not None:
-        return options.seconds_of(max_pause, "--max-pause")
-    return None if on_terminal() else _MAX_PAUSE_WITHOUT_TERMINAL_S
+    result = _rehearse(job) if simulate else _run(job, _catalog(settings, companions), companions)
+    raise exits.Leave(tell_result(result, allow_failed=allow_failed or 0.0, as_json=as_json))
 
 
 def _check_places(job: Job) -> None:
-    require_endpoint(job.endpoint)
-    if job.window is not None:
-        options.seconds_of(job.window, "--window")
+    """Before anything is spent: what would be written at the end can be written."""
     BatchOptions.parse(job.options)
     for place, option in ((job.out, "-o"), (job.err, "-e")):
         if place.resolve() == job.source.resolve():
             raise InvalidRequest(f"{option} {place} is the input itself")
         if not place.parent.is_dir():
             raise InvalidRequest(f"{option} {place}: no such directory: {place.parent}")
+        try:
+            tempfile.TemporaryFile(dir=place.parent).close()
+        except OSError as error:
+            raise InvalidRequest(f"{option} {place}: cannot write in {place.parent}: {error.strerror}") from None
     if job.out.resolve() == job.err.resolve():
         raise InvalidRequest(f"-o and -e are the same file: {job.out}")
 
@@ -190,17 +141,18 @@ def _catalog(settings: Settings, companions: tuple[Companion, ...]) -> Catalog:
     return Catalog.from_settings(settings.model_copy(update={"providers": providers}), environ)
 
 
-def _look(job: Job, catalog: Catalog) -> InputCheck:
-    """Print what the check found; leave when nothing may be sent."""
-    found = check_input(
-        job.source, catalog, job.settings, options=BatchOptions.parse(job.options), endpoint=job.endpoint
-    )
-    window_s = options.seconds_of(job.window, "--window") if job.window else None
+def _look(job: Job, catalog: Catalog, *, simulate: bool = False) -> tuple[InputCheck, Catalog]:
+    """Print what the check found; leave when nothing may be sent. A rehearsal needs no key."""
+    found = _check(job, catalog)
+    if simulate and any(problem.code == "model_not_found" for problem in found.problems):
+        pretended = rehearsal.pretended_catalog(job.settings)
+        again = _check(job, pretended)
+        found, catalog = (again, pretended) if again.is_valid else (found, catalog)
+    window_s = parse_duration(job.window) if job.window else None
     rows = summary_rows(found, name=job.source.name, path=str(job.source), window_s=window_s)
-    note_facts(rows, styles=STYLES)
-    missing = sorted({lane.missing_key for lane in found.lanes.values() if lane.missing_key})
+    say_facts(rows, styles=STYLES, to=STDERR)
     if not found.is_valid:
-        note_facts(problem_rows(found, limit=10), styles={})
+        say_facts(problem_rows(found, limit=10), to=STDERR)
         raise InvalidRequest(f"{job.source} cannot be run as it is; nothing was sent")
     unpriced = sorted({lane.provider for lane in found.lanes.values() if lane.price is None})
     if job.patience.budget_usd is not None and unpriced:
@@ -208,32 +160,30 @@ def _look(job: Job, catalog: Catalog) -> InputCheck:
             f"--budget needs prices, and none is known for {', '.join(unpriced)}\n"
             f'state one:  [providers.{unpriced[0]}]  price = {{"*" = {{input = 0.5, output = 1.5}}}}  # $ per M tokens'
         )
-    if missing:
-        raise InvalidConfiguration(f"no key: set {', '.join(missing)}; nothing was sent")
-    return found
+    missing = sorted({lane.missing_key for lane in found.lanes.values() if lane.missing_key})
+    if missing and not simulate:
+        raise InvalidConfiguration(f"no key: {', '.join(map(key_hint, missing))}; nothing was sent")
+    return found, catalog
 
 
-def _rehearse(job: Job, *, dry_run: bool) -> None:
+def _check(job: Job, catalog: Catalog) -> InputCheck:
+    wanted = BatchOptions.parse(job.options)
+    return check_input(job.source, catalog, job.settings, options=wanted, endpoint=job.endpoint)
+
+
+def _rehearse(job: Job) -> RunResult:
     """The whole run in a temporary data directory, against simulators; answers go beside OUT."""
-    found = _look(job, Catalog.from_settings(job.settings))
+    found, catalog = _look(job, Catalog.from_settings(job.settings), simulate=True)
     out = job.out.with_name(f"{job.out.stem}.simulated{job.out.suffix}")
     err = job.err.with_name(f"{job.err.stem}.simulated{job.err.suffix}")
     note(f"simulated   no provider is asked; made-up answers go to {out}")
-    if dry_run:
-        if job.as_json:
-            say_json(found.to_json())
-        return
-    directory = Path(tempfile.mkdtemp(prefix="batchmill-"))
-    try:
-        companions = rehearsal.companions(found.lanes.values(), Catalog.from_settings(job.settings), directory)
+    with tempfile.TemporaryDirectory(prefix="batchmill-", ignore_cleanup_errors=True) as place:
+        companions = rehearsal.companions(found.lanes.values(), catalog, Path(place))
         settings = job.settings.model_copy(
-            update={"data_dir": directory, "database_url": None, "redis_url": None, "files_url": None}
+            update={"data_dir": Path(place), "database_url": None, "redis_url": None, "files_url": None}
         )
         rehearsed = replace(job, out=out, err=err, settings=settings, force=True, reuse=False)
-        result = _run(rehearsed, _catalog(settings, companions), companions, looked=True)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-    raise exits.Leave(tell_result(result, allow_failed=job.allow_failed, as_json=job.as_json))
+        return _run(rehearsed, _catalog(settings, companions), companions, looked=True)
 
 
 def _run(job: Job, catalog: Catalog, companions: tuple[Companion, ...], *, looked: bool = False) -> RunResult:

@@ -74,7 +74,7 @@ def _pauses(story: Mapping[str, Any]) -> list[tuple[str, str]]:
         if not paused:
             continue
         until = paused["until"]
-        tried = "until resumed" if until is None else f"tried again at {clock_time(until)}"
+        tried = "it waits until resumed" if until is None else f"tried again at {clock_time(until)}"
         reason = paused["reason"] or paused["code"] or "paused"
         rows.append(
             ("paused", f"{lane['provider']} / {lane['model']}: {reason.rstrip('.')}. No line failed for it; {tried}.")

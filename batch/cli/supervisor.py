@@ -22,10 +22,12 @@ from batch.cli.children import Child, ChildSpec
 from batch.cli.datadir import DataDir
 from batch.clock import SYSTEM_CLOCK, Clock
 from batch.domain.errors import InvalidConfiguration, Unavailable
+from batch.domain.loopback import check_listen_address
 from batch.operations.bells import CALLS_QUEUE, JOBS_QUEUE
+from batch.operations.world import open_world
 from batch.settings import Settings, process_environment
-from batch.storage.engine import Database
-from batch.storage.migrate import migrate
+from batch.storage import projects
+from batch.storage.migrate import migrate_at
 
 CALLS_THREADS = 4  # bells only: they return in milliseconds
 TICK_S = 0.2
@@ -81,8 +83,9 @@ class Stack:
         """Everything up and answering. On a failure nothing is left running; raises BatchmillError."""
         try:
             self._data.end_leftovers(drain_s=self._settings.drain_s, report=self._report)
+            migrate_at(self._settings.resolved_database_url)
+            self._check_settings()
             self._start_broker()
-            migrate_database(self._settings)
             for spec in self._specs():
                 self._launch(spec)
             self._wait_until_ready()
@@ -119,6 +122,8 @@ class Stack:
 
     def _start_broker(self) -> None:
         if self._settings.redis_url:
+            if "api" in self.plan.parts:  # workers alone wait for it as long as it takes
+                valkey.wait_until_it_answers(self._settings.redis_url, clock=self._clock)
             return
         if valkey.answers(self._settings.resolved_redis_url):
             return  # another stack's, in the same data directory (--only)
@@ -129,6 +134,16 @@ class Stack:
             valkey.wait_until_it_answers(self._settings.resolved_redis_url, clock=self._clock)
         except Unavailable as error:
             raise Unavailable(error.message + child.last_words()) from None
+
+    def _check_settings(self) -> None:
+        """Once, here, and not in each child: what can never work. Raises InvalidConfiguration."""
+        world = open_world(self._settings)
+        try:
+            if "api" in self.plan.parts:
+                with world.db.read() as connection:
+                    check_listen_address(self._settings.host, has_keys=projects.any_key_exists(connection))
+        finally:
+            world.close()
 
     def _launch(self, spec: ChildSpec) -> Child:
         to_file = self.plan.log_to_files or spec.name == valkey.NAME  # whose lines no reader of ours wants
@@ -176,12 +191,13 @@ class Stack:
         while waiting:
             self.tick()
             name, url = waiting[0]
-            if _is_ok(url):
+            trouble = _trouble(url)
+            if trouble is None:
                 waiting.pop(0)
                 continue
             if self._clock.monotonic() > limit:
                 child = next(child for child in self._children if child.spec.name == name)
-                raise Unavailable(f"{name} is not ready after {timeout_s:g} s{child.last_words()}")
+                raise Unavailable(f"{name} is not ready after {timeout_s:g} s: {trouble}{child.last_words()}")
             self._clock.sleep(0.1)
 
 
@@ -201,6 +217,8 @@ def child_environment(plan: Plan) -> dict[str, str]:
     env = process_environment()
     env["BATCHMILL_DATA_DIR"] = str(settings.resolved_data_dir)
     env["BATCHMILL_HOST"], env["BATCHMILL_PORT"] = settings.host, str(settings.port)
+    env["BATCHMILL_DATABASE_URL"] = settings.resolved_database_url  # a rehearsal's differ from what is configured
+    env["BATCHMILL_FILES_URL"], env["BATCHMILL_REDIS_URL"] = settings.resolved_files_url, settings.redis_url or ""
     if plan.config is not None:
         env["BATCHMILL_CONFIG"] = str(plan.config.absolute())
     providers = orjson.loads(env.get("BATCHMILL_PROVIDERS") or "{}")
@@ -210,14 +228,6 @@ def child_environment(plan: Plan) -> dict[str, str]:
     if providers:
         env["BATCHMILL_PROVIDERS"] = orjson.dumps(providers).decode()
     return env
-
-
-def migrate_database(settings: Settings) -> None:
-    database = Database(settings.resolved_database_url)
-    try:
-        migrate(database)
-    finally:
-        database.close()
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -241,11 +251,19 @@ def require_free_port(host: str, port: int) -> None:
             ) from None
 
 
-def _is_ok(url: str) -> bool:
+def _trouble(url: str) -> str | None:
+    """What /readyz names, or that nothing answers; None when all is well."""
     try:
-        return httpx.get(url, timeout=5.0, trust_env=False).status_code == 200
+        response = httpx.get(url, timeout=5.0, trust_env=False)
     except httpx.HTTPError:
-        return False
+        return "it does not answer"
+    if response.status_code == 200:
+        return None
+    try:
+        parts = dict(response.json())
+    except ValueError:
+        return f"it answers {response.status_code}"
+    return ", ".join(f"{name} {state}" for name, state in parts.items() if state != "ok" and name != "status")
 
 
 def _shown_host(host: str) -> str:

@@ -19,11 +19,12 @@ from batch.cli import local_model, options
 from batch.cli.console import note, on_terminal, say_facts
 from batch.cli.datadir import DataDir
 from batch.cli.supervisor import TICK_S, Plan, Stack, child_environment, require_free_port, worker_arguments
+from batch.cli.wording import key_hint
 from batch.clock import SYSTEM_CLOCK
 from batch.domain.errors import InvalidConfiguration
 from batch.operations.bells import CALLS_QUEUE, JOBS_QUEUE
 from batch.providers.catalog import Catalog
-from batch.settings import Settings
+from batch.settings import Settings, load_settings
 
 PARTS = {
     "api": frozenset({"api"}),
@@ -32,26 +33,13 @@ PARTS = {
 }
 
 
-def register(app: typer.Typer) -> None:
-    app.command(
-        "up", epilog="Example: batchmill up --workers 2        With a model and no key: batchmill up --local-model"
-    )(up)
-    app.command("worker", epilog="Example: batchmill worker -Q calls        The same: celery -A workers.app worker")(
-        worker
-    )
-
-
 def up(
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, max=256, help="Worker processes.", show_default="1")
-    ] = None,
+    workers: options.Workers = None,
     only: Annotated[
         str | None,
         typer.Option("--only", metavar="PART", help="Just api, worker, beat, or the workers of one PROVIDER."),
     ] = None,
-    with_local_model: Annotated[
-        bool, typer.Option("--local-model", help="Also serve the bundled small model, as the provider `local`.")
-    ] = False,
+    with_local_model: options.LocalModel = False,
     host: Annotated[
         str | None, typer.Option("--host", help="Address to listen on (default 127.0.0.1).", show_default=False)
     ] = None,
@@ -62,7 +50,7 @@ def up(
     config: options.Config = None,
 ) -> None:
     """Run the whole service in the foreground: API, queue, workers. ^C ends all of it."""
-    settings = options.settings_of(config, workers=workers, host=host, port=port, data_dir=data_dir)
+    settings = load_settings(config, workers=workers, host=host, port=port, data_dir=data_dir)
     plan = make_plan(settings, only=only, config=config, with_local_model=with_local_model)
     data = DataDir(settings.resolved_data_dir)
     data.make()
@@ -192,7 +180,10 @@ def provider_rows(settings: Settings, plan: Plan) -> list[tuple[str, str]]:
         ready += [f"{name} ({', '.join(given['models'])})" for name, given in companion.providers.items()]
     none = "none yet: set a key such as XAI_API_KEY, write batchmill.toml, or add --local-model"
     missing = [(name, provider.missing_key) for name, provider in providers.items() if provider.missing_key]
-    return [("providers", ", ".join(ready) or none), *(("", f"{name}: no key, set {key}") for name, key in missing)]
+    return [
+        ("providers", ", ".join(ready) or none),
+        *(("", f"{name}: no key, {key_hint(key)}") for name, key in missing),
+    ]
 
 
 def worker(
@@ -207,7 +198,7 @@ def worker(
     config: options.Config = None,
 ) -> None:
     """Run one ordinary Celery worker of this app (for process managers of your own)."""
-    settings = options.settings_of(config, data_dir=data_dir)
+    settings = load_settings(config, data_dir=data_dir)
     arguments = worker_arguments(name, tuple(queues.split(",")), pool, None, settings.log_level)
     command = [sys.executable, "-m", "celery", "-A", "workers.app", *arguments]
     os.execve(sys.executable, command, child_environment(Plan(settings, config=config)))  # noqa: S606 - becomes it

@@ -40,7 +40,10 @@ def clear_socket(settings: Settings) -> None:
 
 
 def answers(url: str) -> bool:
-    client = redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2)
+    try:
+        client = redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2)
+    except ValueError:
+        raise InvalidConfiguration("redis_url: write redis://host:6379/0, rediss:// or unix:///path") from None
     try:
         return bool(client.ping())
     except (redis.RedisError, OSError):
@@ -53,7 +56,7 @@ def wait_until_it_answers(url: str, *, timeout_s: float = 10.0, clock: Clock = S
     limit = clock.monotonic() + timeout_s
     while not answers(url):
         if clock.monotonic() > limit:
-            raise Unavailable(f"Valkey does not answer on {url.partition('@')[2] or url}")
+            raise Unavailable(f"no Redis or Valkey answers on {url.rpartition('@')[2]}")
         clock.sleep(0.02)
 
 

@@ -5,6 +5,7 @@ Owns: when `run` stops waiting and with which exit code. The batch and what it h
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -68,9 +69,9 @@ def _until_ended(
         else:
             waiting_since = waiting_since if waiting_since is not None else clock.monotonic()
             waited_s = clock.monotonic() - waiting_since - (GRACE_S if story["idle"] else 0)
-            if reason != said and waited_s >= 0:
+            if waited_s >= 0 and (gist := re.sub(r"\d+", "", reason)) != said:  # not each second anew
                 bar.say(reason)
-                said = reason
+                said = gist
             _leave_if_hopeless(story, waited_s, patience)
         for _ in range(int(LOOK_EVERY_S / TICK_S)):
             home.tick()
@@ -120,7 +121,8 @@ def _stop(home: Home, project_id: int, batch_id: str) -> None:
         note(f"left; {batch_id} goes on in the service of this directory. Stop it: batchmill cancel {batch_id}")
         return
     in_flight = sum(lane["in_flight"] for lane in story["lanes"])
-    note(f"^C stopping: {count(in_flight)} in flight may land (^C again drops them) ... ", end="")
+    calls = count(in_flight) if in_flight else "calls"  # the workers say how many every few seconds only
+    note(f"^C stopping: {calls} in flight may land (^C again drops them) ... ", end="")
     home.stop_workers()
     counts = explain_batch(home.world, project_id, batch_id)["counts"]
     note(f"done. {count(counts['completed'] + counts['failed'])} kept. Continue: the same command.")

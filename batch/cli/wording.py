@@ -72,3 +72,8 @@ def listing(numbers: Sequence[object], *, limit: int = 5) -> str:
     shown = ", ".join(str(number) for number in numbers[:limit])
     more = len(numbers) - limit
     return f"{shown} and {count(more)} more" if more > 0 else shown
+
+
+def key_hint(missing: str) -> str:
+    """The mend for Provider.missing_key: a variable's name or a file's path."""
+    return f"write it to {missing}" if "/" in missing else f"set {missing}"

@@ -48,7 +48,10 @@ class BlobStore:
         self._store: Any
         if parts.scheme == "file":
             self.root = Path(unquote(parts.path))
-            self.root.mkdir(parents=True, exist_ok=True)
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InvalidConfiguration(f"files_url {self.root}: {error.strerror}", param="files_url") from None
             self._store = LocalStore(str(self.root))
         elif parts.scheme in {"s3", "gs", "az", "azure", "s3a", "gcs"}:
             self._store = from_url(url, retry_config=_RETRY)
@@ -184,8 +187,12 @@ class BlobWriter:
             self.abort()
 
 
+def is_blob_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
+
+
 def _checked(name: str) -> str:
-    if not _NAME.fullmatch(name):
+    if not is_blob_name(name):
         raise NotFound("no such blob")
     return name
 

@@ -22,6 +22,11 @@ def write_atomically(path: Path, blocks: Iterable[bytes]) -> int:
             target.flush()
             os.fsync(target.fileno())
         draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        if error.errno and error.filename in (None, str(draft)):  # the person knows the other name
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
     except BaseException:
         draft.unlink(missing_ok=True)
         raise

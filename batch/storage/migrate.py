@@ -14,7 +14,10 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
+from batch.domain.errors import InvalidConfiguration
 from batch.storage.engine import Database
 
 _LOCK = 0x42_61_74_63_68  # "Batch": PostgreSQL's advisory lock of migrations
@@ -28,6 +31,22 @@ def migrate(db: Database) -> None:
         if not db.is_sqlite:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         command.upgrade(_config(connection), "head")
+
+
+def migrate_at(url: str) -> None:
+    """Open, migrate, close. Raises InvalidConfiguration that names the place, never its password."""
+    try:
+        db = Database(url)
+        try:
+            migrate(db)
+        finally:
+            db.close()
+    except SQLAlchemyError as error:
+        raise InvalidConfiguration(
+            f"database {_place(url)}: {driver_reason(error)}\n"
+            "set BATCHMILL_DATABASE_URL to sqlite:///path or postgresql://user:word@host/name",
+            param="database_url",
+        ) from None
 
 
 def pending(db: Database) -> bool:
@@ -45,6 +64,21 @@ def downgrade(db: Database, revision: str = "base") -> None:
         if not db.is_sqlite:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         command.downgrade(_config(connection), revision)
+
+
+def _place(url: str) -> str:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        return "url"
+    return str(parsed.database) if parsed.host is None else f"{parsed.host}:{parsed.port or 5432}"
+
+
+def driver_reason(error: SQLAlchemyError) -> str:
+    """What a driver says, in one line; it names hosts and users, never passwords."""
+    if isinstance(error, DBAPIError):
+        return str(error.orig).partition("\n")[0]
+    return "not a database URL" if isinstance(error, ArgumentError) else type(error).__name__
 
 
 def migrations_folder() -> Path:

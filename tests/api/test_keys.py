@@ -11,8 +11,8 @@ import httpx
 import openai
 import pytest
 
-from batch.api.security import check_listen_address
 from batch.domain.errors import InvalidConfiguration
+from batch.domain.loopback import check_listen_address
 from batch.operations.keys import create_key, list_keys, revoke_key, set_project_limits
 from tests.harness.api import RunningApi, running_api
 from tests.harness.waiting import eventually

@@ -10,6 +10,7 @@ import pytest
 
 from batch.cli import exits
 from batch.cli.app import run_command
+from batch.settings import load_settings
 
 REQUEST = {
     "custom_id": "a",
@@ -36,6 +37,7 @@ def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["run", "in.jsonl"], "Missing option"),
         (["run", "in.jsonl", "-o", "in.jsonl"], "is the input itself"),
         (["run", "in.jsonl", "-o", "no/where.jsonl"], "no such directory"),
+        (["run", "in.jsonl", "-o", "/proc/out.jsonl"], "cannot write in /proc"),
         (["run", "in.jsonl", "-o", "out.jsonl", "--dry-run"], "set XAI_API_KEY"),
         (["run", "in.jsonl", "-o", "out.jsonl", "--allow-failed", "3"], "is no share"),
         (["run", "in.jsonl", "-o", "out.jsonl", "--option", "priorty=low"], "Did you mean 'priority'?"),
@@ -43,6 +45,8 @@ def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["check", "in.jsonl", "--config", "nope.toml"], "no such file"),
         (["chek"], "Did you mean 'check'?"),
         (["up", "--only", "foo"], "no such part or provider"),
+        (["up", "--port", "70000"], "--port: Input should be"),
+        (["up", "--port", "0", "--host", "0.0.0.0"], "without API keys the server listens on loopback only"),
         (["status", "--server", "localhost"], "not a URL"),
         (["status", "--server", "http://127.0.0.1:9"], "no server answers"),
         (["submit", "in.jsonl", "--window", "3y"], "is no duration"),
@@ -66,6 +70,59 @@ def test_a_wrong_configuration_names_the_nearest_key(tmp_path: Path, capsys: pyt
     (tmp_path / "batchmill.toml").write_text("[providers.xai]\nrequests_per_sec = 3\n")
     assert run_command(["check", "in.jsonl"]) == exits.BAD_INPUT
     assert "did you mean requests_per_second?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("WORKERS", "many", "BATCHMILL_WORKERS: Input should be a valid integer"),
+        ("WEBHOOK_URLS", "https://x", "BATCHMILL_WEBHOOK_URLS: lists and tables are JSON there"),
+        ("DATABASE_URL", "postgresql://me:secret@127.0.0.1:9/x", "database 127.0.0.1:9: connection failed"),
+        ("DATABASE_URL", "postgres", "not a database URL"),
+        ("FILES_URL", "file:///proc/nope", "files_url /proc/nope"),
+        ("REDIS_URL", "foo://x", "redis_url: write redis://"),
+    ],
+)
+def test_a_wrong_variable_is_told_before_anything_starts(
+    name: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its place, with no password and no child's traceback."""
+    monkeypatch.setenv(f"BATCHMILL_{name}", value)
+    assert run_command(["up", "--port", "0"]) == exits.BAD_INPUT
+    told = capsys.readouterr().err
+    assert words in told and "secret" not in told
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also by a command that only looks."""
+    (tmp_path / ".batchmill").mkdir()
+    (tmp_path / ".batchmill" / "batchmill.db").write_text("not a database")
+    for command in (["up", "--port", "0"], ["admin", "doctor"]):
+        assert run_command(command) == exits.BAD_INPUT
+        assert "file is not a database" in capsys.readouterr().err
+
+
+def test_an_option_wins_over_a_variable_and_a_variable_over_the_file(tmp_path: Path) -> None:
+    """Tables are merged key by key."""
+    config = tmp_path / "batchmill.toml"
+    config.write_text("port = 1\nworkers = 2\n[providers.xai]\nconcurrency = 3\nplan = 'T1'\n")
+    environ = {"BATCHMILL_PORT": "4", "BATCHMILL_WORKERS": "5", "BATCHMILL_PROVIDERS": '{"xai":{"concurrency":6}}'}
+    settings = load_settings(config, environ=environ, port=7)
+    assert (settings.port, settings.workers) == (7, 5)
+    assert (settings.providers["xai"].concurrency, settings.providers["xai"].plan) == (6, "T1")
+
+
+def test_nothing_asked_is_answered_with_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """And with no empty error below it."""
+    assert run_command([]) == exits.BAD_INPUT
+    told = capsys.readouterr()
+    assert "Usage: batchmill" in told.out and told.err == ""
+
+
+def test_a_rehearsal_needs_no_key(capsys: pytest.CaptureFixture[str]) -> None:
+    """The file is checked as for somebody who has one."""
+    assert run_command(["run", "in.jsonl", "-o", "out.jsonl", "--simulate", "--dry-run"]) == exits.OK
+    assert "limits 30 requests/s" in capsys.readouterr().err
 
 
 def test_a_data_directory_that_cannot_be_written_is_named(
