@@ -228,8 +228,7 @@ def _ascii_tokens(text: str) -> float:
     size = len(text)
     if size < 24:
         return size / CHARS_PER_TOKEN[_LATIN]
-    count = text.count
-    marks = count("{") + count('"') + count(";") + count("(") + count("=")
+    marks = size - len(text.encode().translate(None, b'{";(='))
     return size / CHARS_PER_TOKEN[_CODE if marks * 33 > size else _LATIN]  # 3 % of such marks: code or JSON
 
 

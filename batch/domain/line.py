@@ -9,13 +9,14 @@ May not touch: what a body means (completions.rules), storage.
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import msgspec
 import orjson
 
 CUSTOM_ID_MAX = 512
-_DECISIVE = (b'"model"', b'"stream"', b'"messages"')
+_DECISIVE = re.compile(rb'"(?:model|stream|messages)"')
 
 
 class InputLine(NamedTuple):
@@ -70,10 +71,9 @@ def parse_line(raw: bytes, endpoint: str) -> InputLine | LineProblem:
         or "\0" in custom_id
     ):
         return _explain(raw, endpoint)
-    for needle in _DECISIVE:
-        if body_bytes.count(needle) > 1 and needle[1:-1].decode() in body:
-            body_bytes = orjson.dumps(body)
-            break
+    found = _DECISIVE.findall(body_bytes)
+    if len(set(found)) < len(found) and any(found.count(key) > 1 and key[1:-1].decode() in body for key in found):
+        body_bytes = orjson.dumps(body)
     model = body.get("model")
     return InputLine(
         custom_id, body, body_bytes, model if type(model) is str else None, envelope.batchmill or _NO_OVERRIDE
