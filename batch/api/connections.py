@@ -10,7 +10,12 @@ import asyncio
 import resource
 from typing import Any
 
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from batch.api.errors import error_response
+from batch.clock import SYSTEM_CLOCK
+from batch.domain.ids import new_id
 
 HEADERS_S = 20.0  # from the connection, or a request's first byte, to the end of its headers
 HEADERS_BYTES = 64 * 1024
@@ -20,6 +25,7 @@ MAX_CONNECTIONS = 8_192
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol; a connection that does not come to the end of its headers is closed."""
 
+    max_connections = MAX_CONNECTIONS
     _header_bytes = 0
     _deadline: asyncio.TimerHandle | None = None
 
@@ -40,6 +46,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._stop_waiting()
+        if len(self.connections) >= self.max_connections:
+            self.app = _refuse
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -59,6 +67,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def _end(self) -> None:
         self._stop_waiting()
         self.transport.close()
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """In place of the application, and the last word on this connection."""
+    headers = {"retry-after": "1", "connection": "close", "x-request-id": new_id("req_", SYSTEM_CLOCK)}
+    response = error_response(503, "Too many connections; try again.", code="unavailable", headers=headers)
+    await response(scope, receive, send)
 
 
 def allow_connections() -> int:

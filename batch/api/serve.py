@@ -34,6 +34,7 @@ def serve(settings: Settings) -> None:
             has_keys = projects.any_key_exists(connection)
         check_listen_address(settings.host, has_keys=has_keys)
         emit("api_started", host=settings.host, port=settings.port, keys="required" if has_keys else "none: loopback")
+        BoundedProtocol.max_connections = allow_connections()
         uvicorn.Server(_config(settings, create_app(world))).run()
     finally:
         world.close()
@@ -66,7 +67,6 @@ def _config(settings: Settings, app: object) -> uvicorn.Config:
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_DRAIN_S,
         backlog=_BACKLOG,
-        limit_concurrency=allow_connections(),
     )
 
 

@@ -212,6 +212,8 @@ def test_connections_above_the_limit_are_told_to_come_again(tmp_path) -> None:
         eventually(lambda: _status(url) == 200, 30, what="the API starts")
         held = [socket.create_connection(("127.0.0.1", port)) for _ in range(70)]
         assert eventually(lambda: _status(url) == 503, 10)
+        refused = httpx.get(url, timeout=5)
+        assert refused.json()["error"]["code"] == "unavailable" and refused.headers["x-request-id"]
         for one in held:
             one.close()
         assert eventually(lambda: _status(url) == 200, 10)
