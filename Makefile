@@ -61,7 +61,7 @@ compose-test: $(DEV)
 	@$(BIN)/python -m tests.compose $(ARGS)
 
 docs: $(DEV)
-	@$(BIN)/python -m batch.providers.tables docs/providers.md
+	@$(BIN)/python -m tests.contracts.preset_tables docs/providers.md
 	@$(BIN)/python -m tests.contracts.conformance docs/providers.md
 
 wheel: $(DEV)

@@ -19,11 +19,11 @@ import orjson
 
 from batch.providers.catalog import Catalog
 from batch.providers.presets import load_preset, preset_names
-from batch.providers.tables import FIRST
 from batch.settings import Settings
 from batch.simulator.config import Fault
 from batch.simulator.personalities import load_personalities
 from batch.simulator.server import start_simulator
+from tests.contracts.preset_tables import FIRST
 from tests.harness.service import Finished, Service, chat, running_service
 
 BEGIN = "<!-- made by tests.contracts.conformance: begin -->"

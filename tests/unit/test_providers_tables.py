@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from batch.providers.presets import load_preset, preset_names
-from batch.providers.tables import rewrite
+from tests.contracts.preset_tables import rewrite
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "providers.md"
 
 
 def test_the_page_holds_the_tables_of_today() -> None:
-    """Mend with: python -m batch.providers.tables docs/providers.md"""
+    """Mend with: python -m tests.contracts.preset_tables docs/providers.md"""
     text = PAGE.read_text(encoding="utf-8")
     assert rewrite(text) == text
 

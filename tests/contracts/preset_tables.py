@@ -1,6 +1,6 @@
 """The tables of docs/providers.md, made from the presets so that they cannot drift.
 
-Owns: the text between the markers. `python -m batch.providers.tables docs/providers.md` rewrites it; a test
+Owns: the text between the markers. `python -m tests.contracts.preset_tables docs/providers.md` rewrites it; a test
 compares. May not touch: prose outside the markers.
 """
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from batch.completions.cards import Support
 from batch.providers.presets import LimitFields, Preset, load_preset, preset_names
 
-BEGIN = "<!-- made by batch.providers.tables: begin -->"
-END = "<!-- made by batch.providers.tables: end -->"
+BEGIN = "<!-- made by tests.contracts.preset_tables: begin -->"
+END = "<!-- made by tests.contracts.preset_tables: end -->"
 FEATURE_COLUMNS = (
     "n", "seed", "json_schema", "json_object", "tools", "vision", "stop", "presence_penalty", "logprobs",
 )  # fmt: skip
