@@ -6,7 +6,7 @@ May not touch: calls; answering.py moves these states.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from batch.completions.judge import Verdict
@@ -42,14 +42,12 @@ class ChoiceState:
         )
 
     def to_json(self) -> dict[str, Any]:
-        stored = {name: getattr(self, name) for name in self.__slots__}
-        stored["reask"] = self.reask.to_json() if self.reask else None
-        return stored
+        return asdict(self)
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> ChoiceState:
         reask = stored["reask"]
-        return cls(**{**stored, "reask": Reask.from_json(reask) if reask else None})
+        return cls(**{**stored, "reask": Reask(**reask) if reask else None})
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ Earlier attempts are left out. A wrong tool call is answered under its own tool_
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from batch.completions.cards import SchemaMode
@@ -20,14 +20,7 @@ class Reask:
     """The bad answer's message as received, and the errors found in it."""
 
     message: dict[str, Any]
-    errors: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"message": self.message, "errors": self.errors}
-
-    @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> Reask:
-        return cls(stored["message"], stored["errors"])
+    errors: list[str]
 
 
 def with_reask(

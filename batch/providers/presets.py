@@ -12,11 +12,11 @@ import tomllib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from batch.completions.cards import SchemaMode, Support
+from batch.completions.cards import Card, Support
 from batch.completions.parameters import OPENAI_KEYS
 from batch.domain.errors import InvalidConfiguration
 from batch.domain.limits import Charge
@@ -24,6 +24,7 @@ from batch.domain.limits import Charge
 PRESETS_DIR = Path(__file__).parent / "presets"
 
 BODY_KEYS = tuple(sorted(OPENAI_KEYS - {"model", "messages"}))
+_OF_THE_CATALOG = ("provider", "model", "support", "default")
 FEATURES = ("json_schema", "json_object", "vision", "audio", "files", "stream_usage")  # besides body keys
 
 
@@ -76,29 +77,11 @@ class Auth(Strict):
     required: bool = True
 
 
-class CardFields(Strict):
-    """Fields of completions.cards.Card that a preset, a model row or a configuration may set."""
+_CARD = {name: hint for name, hint in get_type_hints(Card).items() if name not in _OF_THE_CATALOG}
 
-    n_max: int | None = Field(default=None, ge=1)
-    n_with_temperature_0: Support | None = None
-    seed_field: str | None = None
-    seed_per_choice: bool | None = None
-    max_tokens_field: str | None = None
-    stop_max: int | None = Field(default=None, ge=1)
-    top_logprobs_max: int | None = Field(default=None, ge=0)
-    temperature_max: float | None = Field(default=None, gt=0)
-    tool_choice_required: str | None = None
-    schema_mode: SchemaMode | None = None
-    no_combine: tuple[tuple[str, str], ...] | None = None
-    strip: tuple[str, ...] | None = None
-    unknown_keys: Literal["pass", "drop"] | None = None
-    inject: dict[str, Any] | None = None
-    on_fanout: dict[str, Any] | None = None
-    on_reask: dict[str, Any] | None = None
-    fanout_when: tuple[str, ...] | None = None
-    stream: bool | None = None
-    context_tokens: int | None = Field(default=None, ge=1)
-    max_output_tokens: int | None = Field(default=None, ge=1)
+
+class CardFields(create_model("_CardFields", __base__=Strict, **{n: (h | None, None) for n, h in _CARD.items()})):  # type: ignore[misc]
+    """The fields of completions.cards.Card that a preset, a model row or a configuration may set."""
 
 
 class LimitFields(Strict):
