@@ -12,12 +12,13 @@ from functools import partial
 from batch.completions.output_line import own_error_line
 from batch.domain.ids import line_id
 from batch.domain.result import LineResult
-from batch.operations.answer_copies import answer_due_copies
+from batch.operations.dedupe import answer_due_copies
 from batch.operations.deliver_webhooks import deliver_webhooks
-from batch.operations.end_batches import end_due_batches, ring_waiting_finalizes, ring_waiting_ingests
+from batch.operations.end_batches import end_due_batches, ring_waiting
 from batch.operations.retention import expire_files, purge_ended_batches, remove_deleted_bytes, sweep_orphan_blobs
 from batch.operations.world import World
 from batch.providers.catalog import Hop
+from batch.storage.jobs import Job
 from batch.storage.lanes import get_lanes
 from batch.storage.rescues import (
     close_resolved,
@@ -60,7 +61,10 @@ def _give_up_doomed(world: World, owner: str) -> int:
     rows = [
         LineResult(
             doomed.batch_id, doomed.line, doomed.custom_id, False,
-            own_error_line(line_id(doomed.batch_public_id, doomed.line), doomed.custom_id, "worker_lost", LOST_MESSAGE),
+            own_error_line(
+                line_id(doomed.batch_public_id, doomed.line), doomed.custom_id, "worker_lost", LOST_MESSAGE,
+                output_ascii=world.settings.output_ascii,
+            ),
             "worker_lost", facts=("failed:worker_lost",), cost_usd=0.0, slice_id=doomed.slice_id, epoch=doomed.epoch,
         )
         for doomed in take_doomed(world.db, owner)
@@ -73,7 +77,7 @@ def _give_up_doomed(world: World, owner: str) -> int:
 
 
 def _ring_jobs(world: World, owner: str) -> str:
-    return f"rang {ring_waiting_ingests(world)} ingests, {ring_waiting_finalizes(world)} finalizes"
+    return f"rang {ring_waiting(world, Job.INGEST)} ingests, {ring_waiting(world, Job.FINALIZE)} finalizes"
 
 
 def _wake_slices(world: World, owner: str) -> str:

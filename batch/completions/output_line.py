@@ -82,6 +82,13 @@ def own_error_line(
     return _encode(line + b"}", output_ascii)
 
 
+def copied_line(line: str, line_id: str, custom_id: str, *, output_ascii: bool = False) -> bytes:
+    """A recorded line's answer once more, under names of its own (`options.dedupe`)."""
+    entry = orjson.loads(line)
+    entry |= {"id": line_id, "custom_id": custom_id, "batchmill": {"copy_of": entry["custom_id"]}}
+    return _encode(orjson.dumps(entry), output_ascii)
+
+
 def make_error_body(
     message: str, *, type_: str = "invalid_request_error", param: str | None = None, code: str | None = None
 ) -> dict[str, Any]:

@@ -187,12 +187,8 @@ class BlobWriter:
             self.abort()
 
 
-def is_blob_name(name: str) -> bool:
-    return _NAME.fullmatch(name) is not None
-
-
 def _checked(name: str) -> str:
-    if not is_blob_name(name):
+    if not _NAME.fullmatch(name):
         raise NotFound("no such blob")
     return name
 

@@ -27,9 +27,6 @@ from batch.storage.projects import Project
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/embeddings", "/v1/responses")
 TWIN_WITHIN_S = 300.0
-_KNOWN_KEYS = {
-    "input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after", "options", "idempotency_key",
-}  # fmt: skip
 
 
 def create_batch(
@@ -143,7 +140,7 @@ def _check_fields(world: World, body: Mapping[str, Any]) -> float | None:
     _check_output_expiry(body.get("output_expires_after"))
     _check_idempotency_key(body.get("idempotency_key"))
     for name in body:
-        if name not in _KNOWN_KEYS and name in BatchOptions.model_fields:
+        if name in BatchOptions.model_fields:
             raise InvalidRequest(
                 f"Unknown parameter: '{name}'. Did you mean 'options.{name}'?", param=name, code="unknown_parameter"
             )

@@ -13,8 +13,9 @@ from typing import Literal
 import sqlalchemy as sa
 
 from batch.domain.errors import NotFound, Unavailable
+from batch.operations.retention import ORPHAN_AFTER_S, find_orphans
 from batch.operations.world import World
-from batch.storage import files, invariants
+from batch.storage import invariants
 from batch.storage.migrate import pending
 from batch.storage.rescues import stranded_batches
 from batch.storage.workers import live_workers
@@ -22,7 +23,6 @@ from batch.storage.workers import live_workers
 Verdict = Literal["ok", "warning", "wrong"]
 _SHOWN = 20
 _BLOBS_AT_ONCE = 500
-_DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def _examine_blobs(world: World) -> Iterator[Finding]:
         yield Finding("files", "wrong", f"bytes are missing of {_listing(missing)}", "restore files_url from a backup")
     else:
         yield Finding("files", "ok", f"all {count:,} files have their bytes")
-    orphans = _count_orphans(world)
+    orphans = sum(1 for _ in find_orphans(world, int(world.clock.now() - ORPHAN_AFTER_S) * 1000))
     if orphans:
         yield Finding("orphans", "warning", f"{orphans:,} blobs older than a day belong to no file", _BY_ITSELF)
     else:
@@ -125,26 +125,6 @@ def _live_files(world: World) -> Iterator[tuple[str, str, int]]:
             yield public_id, blob, size
         if len(rows) < _BLOBS_AT_ONCE:
             return
-
-
-def _count_orphans(world: World) -> int:
-    old = int((world.clock.now() * 1000) - _DAY_MS)
-    names: list[str] = []
-    orphans = 0
-    for name, _size, modified in world.blobs.list():
-        if modified < old:
-            names.append(name)
-        if len(names) >= _BLOBS_AT_ONCE:
-            orphans += _unknown(world, names)
-            names = []
-    return orphans + _unknown(world, names)
-
-
-def _unknown(world: World, names: list[str]) -> int:
-    if not names:
-        return 0
-    with world.db.read() as conn:
-        return len(set(names) - files.known_blobs(conn, names))
 
 
 def _examine_workers(world: World) -> Finding:

@@ -29,22 +29,10 @@ def end_due_batches(world: World) -> int:
     return sum(seal_batch_if_quiet(world, batch_id) for batch_id in due)
 
 
-def ring_waiting_ingests(world: World) -> int:
-    """Ring for batches that wait to be read: a lost bell or a dead holder. Returns how many."""
-    waiting = _waiting(world, Job.INGEST)
-    for batch_id in waiting:
-        world.bells.ingest(batch_id)
-    return len(waiting)
-
-
-def ring_waiting_finalizes(world: World) -> int:
-    """Ring for sealed batches without files. Returns how many."""
-    waiting = _waiting(world, Job.FINALIZE)
-    for batch_id in waiting:
-        world.bells.finalize(batch_id)
-    return len(waiting)
-
-
-def _waiting(world: World, job: Job) -> list[int]:
+def ring_waiting(world: World, job: Job) -> int:
+    """Ring for batches whose ingest or finalize nobody does: a lost bell or a dead holder. Returns how many."""
     with world.db.read() as conn:
-        return jobs.waiting_jobs(conn, job, idle_s=STUCK_AFTER_S, limit=_PER_PASS)
+        waiting = jobs.waiting_jobs(conn, job, idle_s=STUCK_AFTER_S, limit=_PER_PASS)
+    for batch_id in waiting:
+        (world.bells.ingest if job is Job.INGEST else world.bells.finalize)(batch_id)
+    return len(waiting)

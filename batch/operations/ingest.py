@@ -23,10 +23,10 @@ from batch.domain.line import LineProblem
 from batch.domain.options import BatchOptions
 from batch.files.jsonl import RawLine, inflate, iter_lines
 from batch.operations.accept_line import LineGate
+from batch.operations.dedupe import Twins
 from batch.operations.end_batches import seal_batch_if_quiet
 from batch.operations.routing import RouteBook
 from batch.operations.slicing import RouteLines, cut_by_prefix, cut_slices, lines_per_slice
-from batch.operations.twins import Twins
 from batch.operations.weigh_batch import BatchWeight, refuse_batch, warn_batch
 from batch.operations.world import World
 from batch.storage import batches, files, ingest, jobs, projects, webhooks

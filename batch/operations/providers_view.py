@@ -85,7 +85,7 @@ def _view_lane(
     ratios = Ratios.from_json(row.learned.get("tokens"))
     return {
         "model": lane.model,
-        "limits": list_limits(limits),
+        "limits": [*list_limits(limits), *_list_found(facts)],
         "charge": limits.charge,
         "share_used": _share_used(facts),
         "in_flight": _total(facts, "in_flight"),
@@ -103,6 +103,12 @@ def _view_lane(
         "estimate_error": {"input": _rounded(ratios.input_error), "output": _rounded(ratios.output_error)},
         "local_pace": any(fact.get("local") for fact in facts),
     }
+
+
+def _list_found(facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the workers found by trying; all of them hold the same."""
+    found = next((fact["found"] for fact in facts if fact.get("found")), {})
+    return [{"name": name, "value": value, "source": "probe"} for name, value in found.items()]
 
 
 def _share_used(facts: Sequence[Mapping[str, Any]]) -> float | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from batch.domain.errors import InvalidRequest, NotFound
+from batch.files.jsonl import inflate
 from batch.operations.world import World
 from batch.storage import files
 from batch.storage.files import FileRow
@@ -35,17 +36,19 @@ def list_files(
     order: Literal["asc", "desc"] = "desc",
     after: str | None = None,
 ) -> tuple[list[FileRow], bool]:
-    """A page by creation time, and whether there is more. Raises InvalidRequest for a wrong limit or cursor."""
-    if not 1 <= limit <= 10_000:
-        raise InvalidRequest(
-            f"Invalid 'limit': expected a value between 1 and 10000, got {limit}.", param="limit", code="invalid_value"
-        )
+    """A page by creation time, and whether there is more. Raises InvalidRequest for a wrong cursor."""
     with world.db.read() as conn:
         mark = files.find_file(conn, project_id, after) if after else None
         if after and mark is None:
             raise InvalidRequest(f"No such File object: {after}", param="after")
         rows = files.page_files(conn, project_id, purpose=purpose, limit=limit + 1, order=order, after=mark)
     return rows[:limit], len(rows) > limit
+
+
+def read_input(world: World, file: FileRow) -> Iterator[bytes]:
+    """The bytes of a batch's input, decompressed where it is gzip, deleted or not. Raises what `inflate` does."""
+    chunks = world.blobs.read(file.blob)
+    return inflate(chunks, max_bytes=world.settings.max_file_bytes) if file.encoding == "gzip" else chunks
 
 
 def open_file_content(

@@ -15,8 +15,9 @@ import orjson
 from batch.domain.errors import Conflict, NotFound
 from batch.domain.line import read_custom_id
 from batch.domain.states import is_terminal
-from batch.files.jsonl import inflate, iter_lines
+from batch.files.jsonl import iter_lines
 from batch.operations.create_batch import create_batch
+from batch.operations.read_files import read_input
 from batch.operations.retry_batch import as_request
 from batch.operations.upload import begin_upload
 from batch.operations.world import World
@@ -52,11 +53,8 @@ def replay_batch(world: World, public_id: str, sample: int) -> BatchRow:
     with world.db.read() as conn:
         project = projects.load_project(conn, old.project_id)
     source = _file(world, old.input_file_id)
-    chunks = world.blobs.read(source.blob)
-    if source.encoding == "gzip":
-        chunks = inflate(chunks, max_bytes=world.settings.max_file_bytes)
     with begin_upload(world, project.id) as upload:
-        for raw in iter_lines(chunks, max_line_bytes=world.settings.max_line_bytes):
+        for raw in iter_lines(read_input(world, source), max_line_bytes=world.settings.max_line_bytes):
             if raw.data is not None and read_custom_id(raw.data) in wanted:
                 upload.append(raw.data + b"\n")
         again = upload.finish(purpose="batch", filename="replay.jsonl")

@@ -7,6 +7,10 @@ since a blob stands before its row does. May not touch: open batches.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from contextlib import suppress
+
 from batch.domain.errors import NotFound
 from batch.operations.world import World
 from batch.storage import files, jobs, output, uploads
@@ -75,26 +79,18 @@ def sweep_orphan_blobs(world: World) -> int:
     with world.db.read() as conn:
         before_ms = world.db.now(conn) - ORPHAN_AFTER_S * 1000
     removed = world.blobs.drop_unfinished(before_ms)
-    page: list[str] = []
-    for kind in ("inputs", "outputs", "parts"):
-        for name, _, modified_ms in world.blobs.list(kind):
-            if modified_ms < before_ms:
-                page.append(name)
-            if len(page) >= _BLOBS_PER_PASS:
-                removed += _remove_unknown(world, page)
-                page = []
-    return removed + _remove_unknown(world, page)
-
-
-def _remove_unknown(world: World, names: list[str]) -> int:
-    if not names:
-        return 0
-    with world.db.read() as conn:
-        known = files.known_blobs(conn, names) | uploads.known_part_blobs(conn, names)
-    unknown = [name for name in names if name not in known]
-    for name in unknown:
-        try:
+    for name in find_orphans(world, before_ms):
+        with suppress(NotFound):  # a name that is none of ours stands in our folder: leave it
             world.blobs.delete(name)
-        except NotFound:  # a name that is none of ours stands in our folder: leave it
-            continue
-    return len(unknown)
+            removed += 1
+    return removed
+
+
+def find_orphans(world: World, before_ms: int) -> Iterator[str]:
+    """Blobs written before that time that no row names."""
+    for kind in ("inputs", "outputs", "parts"):
+        old = (name for name, _, at in world.blobs.list(kind) if at < before_ms)
+        while page := list(itertools.islice(old, _BLOBS_PER_PASS)):
+            with world.db.read() as conn:
+                known = files.known_blobs(conn, page) | uploads.known_part_blobs(conn, page)
+            yield from (name for name in page if name not in known)

@@ -15,10 +15,11 @@ import orjson
 from batch.domain.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from batch.domain.line import read_custom_id
 from batch.domain.states import is_terminal
-from batch.files.jsonl import inflate, iter_lines
+from batch.files.jsonl import iter_lines
 from batch.operations.create_batch import create_batch
 from batch.operations.delete_file import delete_file
 from batch.operations.read_batches import get_batch
+from batch.operations.read_files import read_input
 from batch.operations.upload import FileUpload, begin_upload
 from batch.operations.world import World
 from batch.storage import batches, files
@@ -89,12 +90,9 @@ def _write_input(world: World, project: Project, batch: BatchRow) -> str:
         done = files.load_file(conn, batch.output_file_id) if batch.output_file_id else None
     if source is None or (batch.output_file_id and done is None):
         raise Conflict("The input or output file of this batch was deleted or has expired; it cannot be retried.")
-    chunks = world.blobs.read(source.blob)
-    if source.encoding == "gzip":
-        chunks = inflate(chunks, max_bytes=world.settings.max_file_bytes)
     finished = _custom_ids(world, done.blob) if done else iter(())
     with begin_upload(world, project.id) as upload:
-        lines = _copy_unfinished(world, chunks, finished, upload)
+        lines = _copy_unfinished(world, read_input(world, source), finished, upload)
         if lines == 0:
             raise InvalidRequest(f"Every line of {batch.public_id} has completed; there is nothing to retry.")
         stem = re.sub(r"(\.jsonl|\.ndjson|\.json)?(\.gz)?$", "", source.filename)

@@ -40,7 +40,6 @@ class FileUpload:
         self._writer = world.blobs.writer(new_blob_name("inputs", world.clock))
         self._hash = hashlib.sha256()
         self._head = bytearray()
-        self._is_open = True
 
     @property
     def size_bytes(self) -> int:
@@ -74,7 +73,6 @@ class FileUpload:
             check_batch_input(filename, head)
         check_storage(self._world, self._project_id, self._writer.size)
         self._writer.commit()
-        self._is_open = False
 
         def insert(conn: Connection) -> FileRow:
             file = files.insert_file(
@@ -94,9 +92,8 @@ class FileUpload:
         return self._world.db.transact(insert)
 
     def abort(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            self._writer.abort()
+        """Forget what was not committed."""
+        self._writer.abort()
 
     def __enter__(self) -> Self:
         return self

@@ -71,7 +71,6 @@ class PartUpload:
         self._world = world
         self._upload = upload
         self._writer = world.blobs.writer(new_blob_name("parts", world.clock))
-        self._is_open = True
 
     def append(self, block: bytes) -> None:
         """Raises InvalidRequest beyond 64 MB."""
@@ -82,7 +81,6 @@ class PartUpload:
     def finish(self) -> PartRow:
         """The durable part. Raises Conflict when the upload is no longer pending."""
         self._writer.commit()
-        self._is_open = False
         part = self._world.db.transact(
             uploads.insert_part_if_pending, self._upload.id, self._writer.name, self._writer.size
         )
@@ -92,9 +90,8 @@ class PartUpload:
         return part
 
     def abort(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            self._writer.abort()
+        """Forget what was not committed."""
+        self._writer.abort()
 
     def __enter__(self) -> Self:
         return self

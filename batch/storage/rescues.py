@@ -303,7 +303,7 @@ def _hop(conn: sa.Connection, row: Any, paused: set[int], tally: Tally) -> bool:
 
 
 def _open_lines(conn: sa.Connection, batch_id: int) -> list[int]:
-    own = requests.c.copy_of.is_(None)  # a copy takes another line's answer: operations/answer_copies.py
+    own = requests.c.copy_of.is_(None)  # a copy takes another line's answer: operations/dedupe.py
     query = sa.select(requests.c.line).where(requests.c.batch_id == batch_id, own, ~_has_result())
     return list(conn.execute(query.order_by(requests.c.line)).scalars())
 

@@ -12,13 +12,14 @@ from batch.domain.errors import Conflict
 from batch.operations import retention
 from batch.operations.cancel_batch import cancel_batch
 from batch.operations.delete_file import delete_file
-from batch.operations.end_batches import end_due_batches, ring_waiting_finalizes, ring_waiting_ingests
+from batch.operations.end_batches import end_due_batches, ring_waiting
 from batch.operations.finalize import finalize_batch
 from batch.operations.ingest import ingest_batch
 from batch.operations.retry_batch import retry_batch
 from batch.operations.world import World
 from batch.storage.batches import BatchRow
 from batch.storage.claims import claim_slices, load_open_lines
+from batch.storage.jobs import Job
 from batch.storage.rescues import close_resolved, expire_leases
 from batch.storage.results import record_group
 from batch.storage.tables import batches, files, requests, slices, webhook_deliveries
@@ -96,7 +97,7 @@ def test_killed_after_the_batch_row_and_before_its_bell(sqlite_world: World) -> 
     world = sqlite_world
     die_at(world, "tests.harness.worlds:RungBells.ingest", "tests.harness.worlds:create", upload(world, lines(2)))
     free_jobs(world)
-    assert ring_waiting_ingests(world) == 1
+    assert ring_waiting(world, Job.INGEST) == 1
     [(_, batch_id)] = [bell for bell in world.bells.rung if bell[0] == "ingest"]  # type: ignore[attr-defined]
     assert ingest_batch(world, batch_id, "next") == "started"
 
@@ -196,7 +197,7 @@ def test_killed_after_the_seal_and_before_the_finalize_bell(world: World) -> Non
     """The sweep rings for the sealed batch."""
     batch = finished(world)
     free_jobs(world)
-    assert ring_waiting_finalizes(world) == 1
+    assert ring_waiting(world, Job.FINALIZE) == 1
     end_in_files(world, batch, 3)
 
 
@@ -245,7 +246,7 @@ def test_killed_in_the_middle_of_a_cancel(world: World, seam: str) -> None:
     assert load(world, batch).status == "cancelling"
     end_due_batches(world)
     free_jobs(world)
-    assert ring_waiting_finalizes(world) == 1
+    assert ring_waiting(world, Job.FINALIZE) == 1
     assert finalize_batch(world, batch.id, "next") == "cancelled"
     assert names(world, batch) == ["r0", "r1", "r2"]
 

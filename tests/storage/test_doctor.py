@@ -168,7 +168,7 @@ def test_old_bytes_without_a_file_are_found_and_removed(sqlite_world: World, mon
     world = sqlite_world
     with world.blobs.writer("inputs/aa/aa11") as writer:
         writer.write(b"left behind")
-    monkeypatch.setattr(doctor, "_DAY_MS", -10_000)
+    monkeypatch.setattr(doctor, "ORPHAN_AFTER_S", -10)
     monkeypatch.setattr(retention, "ORPHAN_AFTER_S", -10)
     assert findings(world)["orphans"].verdict == "warning"
     run_sweep("sweep_blobs", world, "test")

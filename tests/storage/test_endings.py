@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from batch.domain.errors import Conflict, InvalidRequest
 from batch.operations.cancel_batch import cancel_batch
-from batch.operations.end_batches import end_due_batches, ring_waiting_finalizes, ring_waiting_ingests
+from batch.operations.end_batches import end_due_batches, ring_waiting
 from batch.operations.finalize import finalize_batch
 from batch.operations.pause_batch import pause_batch, resume_batch
 from batch.operations.read_results import read_results
@@ -15,6 +15,7 @@ from batch.operations.world import World
 from batch.storage.batches import BatchRow
 from batch.storage.claims import claim_slices
 from batch.storage.engine import db_now
+from batch.storage.jobs import Job
 from batch.storage.tables import batch_lanes, batches, slices
 from tests.harness.worlds import create, ingest, jsonl, load, make_world, read_lines, record, request_line
 
@@ -183,11 +184,11 @@ def test_what_waits_without_a_bell_is_rung_again(world: World) -> None:
     waiting = create(world, jsonl([request_line("a")]))
     sealed = running(world)
     cancel_batch(world, sealed.project_id, sealed.public_id)
-    assert (ring_waiting_ingests(world), ring_waiting_finalizes(world)) == (0, 0)
+    assert (ring_waiting(world, Job.INGEST), ring_waiting(world, Job.FINALIZE)) == (0, 0)
     change(world, waiting, created_at=1)
     change(world, sealed, sealed_at=1)
     world.bells.rung.clear()  # type: ignore[attr-defined]
-    assert (ring_waiting_ingests(world), ring_waiting_finalizes(world)) == (1, 1)
+    assert (ring_waiting(world, Job.INGEST), ring_waiting(world, Job.FINALIZE)) == (1, 1)
     assert world.bells.rung == [("ingest", waiting.id), ("finalize", sealed.id)]  # type: ignore[attr-defined]
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import sqlalchemy as sa
 
 from batch.domain.errors import Conflict, Forbidden, InvalidRequest
-from batch.operations.answer_copies import answer_due_copies
 from batch.operations.cancel_batch import cancel_batch
+from batch.operations.dedupe import answer_due_copies
 from batch.operations.finalize import finalize_batch
 from batch.operations.ingest import ingest_batch
 from batch.operations.keys import set_project_limits
@@ -15,7 +18,8 @@ from batch.operations.retention import purge_batch
 from batch.operations.retry_batch import read_family, read_family_lines, retry_batch
 from batch.operations.world import World
 from batch.storage.batches import BatchRow
-from tests.harness.worlds import default_project, ingest, jsonl, load, read_lines, record, request_line
+from batch.storage.tables import results
+from tests.harness.worlds import default_project, ingest, jsonl, load, make_world, read_lines, record, request_line
 
 
 def ended(world: World, oks: dict[int, bool], count: int = 4) -> BatchRow:
@@ -109,3 +113,17 @@ def test_duplicates_take_the_answer_of_their_first_line(world: World) -> None:
     assert written is not None
     assert [line["custom_id"] for line in written] == ["a", "b", "c"]
     assert written[1]["batchmill"] == {"copy_of": "a"}
+
+
+def test_a_copied_answer_is_ascii_where_the_settings_ask_for_it(sqlite_url: str, tmp_path: Path) -> None:
+    """As every other line is."""
+    world = make_world(sqlite_url, tmp_path, output_ascii=True)
+    lines = [request_line(name, content="same", seed=1) for name in ("a", "ü")]
+    batch = ingest(world, jsonl(lines), options={"dedupe": True})
+    record(world, batch, {1: ("a", True)})
+    assert answer_due_copies(world) == 1
+    assert finalize_batch(world, batch.id, "test") == "completed"
+    with world.db.read() as conn:
+        texts = conn.execute(sa.select(results.c.output)).scalars().all()
+    assert all(text.isascii() for text in texts)
+    assert [line["custom_id"] for line in read_lines(world, load(world, batch), "output") or ()] == ["a", "ü"]
