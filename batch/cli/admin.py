@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from batch.cli import exits, options
-from batch.cli.console import note, say, say_facts, say_json
+from batch.cli.console import note, report, say, say_facts, say_json
 from batch.cli.wording import date_time, dollars, plural
 from batch.clock import SYSTEM_CLOCK
 from batch.domain.errors import NotFound
@@ -43,7 +43,7 @@ keys = typer.Typer(
 app.add_typer(keys, name="keys")
 
 _MARKS = {"ok": "ok", "warning": "warning", "wrong": "WRONG"}
-Limit = Annotated[int | None, typer.Option(metavar="N", show_default=False)]
+Limit = Annotated[int | None, typer.Option(metavar="N", show_default=False, help="At most; 0 lifts it.", min=0)]
 Target = Annotated[str, typer.Argument(metavar="BATCH|PROVIDER", help="batch_…, NAME or NAME/MODEL.")]
 
 
@@ -99,13 +99,15 @@ def list_keys(
 @keys.command("revoke", epilog="Example: batchmill admin keys revoke key_3f…")
 def revoke(
     key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="As `keys list` shows it.")],
+    as_json: options.Json = False,
     data_dir: options.DataDir = None,
     config: options.Config = None,
 ) -> None:
     """Refuse a key from now on."""
     with _world(data_dir, config) as world:
         was_live = key_operations.revoke_key(world, key_id)
-    note(f"{key_id} is revoked" if was_live else f"{key_id} was revoked already")
+    text = f"{key_id} is revoked" if was_live else f"{key_id} was revoked already"
+    report(as_json, text, id=key_id, revoked=True, was_live=was_live)
 
 
 @app.command("limits", epilog="Example: batchmill admin limits nightly --requests-per-minute 600 --providers xai,mx4")
@@ -147,10 +149,10 @@ def limits(
 
 
 @app.command("migrate", epilog="Example: batchmill admin migrate")
-def migrate(data_dir: options.DataDir = None, config: options.Config = None) -> None:
+def migrate(as_json: options.Json = False, data_dir: options.DataDir = None, config: options.Config = None) -> None:
     """Bring the database to this version's tables. `up` does it by itself."""
     migrate_at(load_settings(config, data_dir=data_dir).resolved_database_url)
-    note("the database is up to date")
+    report(as_json, "the database is up to date", migrated=True)
 
 
 @app.command("doctor", epilog="Example: batchmill admin doctor")
@@ -159,32 +161,35 @@ def doctor(as_json: options.Json = False, data_dir: options.DataDir = None, conf
     settings = load_settings(config, data_dir=data_dir)
     world = open_world(settings)
     try:
-        report = examine(world)
+        findings = examine(world)
     finally:
         world.close()
     if as_json:
-        say_json([asdict(finding) for finding in report])
+        say_json([asdict(finding) for finding in findings])
     else:
         rows: list[tuple[str, str]] = []
-        for finding in report:
+        for finding in findings:
             rows.append((f"{_MARKS[finding.verdict]:<9}{finding.check}", finding.detail))
             rows += [("", f"mend: {finding.mend}")] if finding.mend else []
         say_facts(rows)
-    if any(finding.verdict == "wrong" for finding in report):
+    if any(finding.verdict == "wrong" for finding in findings):
         raise exits.Leave(exits.LINES_FAILED)
 
 
 @app.command("pause", epilog="Example: batchmill admin pause xai")
-def pause(target: Target, data_dir: options.DataDir = None, config: options.Config = None) -> None:
+def pause(
+    target: Target, as_json: options.Json = False, data_dir: options.DataDir = None, config: options.Config = None
+) -> None:
     """Send nothing new for a batch, or to a provider, until resumed."""
     with _world(data_dir, config) as world:
         if target.startswith("batch_"):
             pause_batch(world, _owner(world, target), target)
-            note(f"{target} is paused; go on: batchmill admin resume {target}")
+            report(as_json, f"{target} is paused; go on: batchmill admin resume {target}", paused=target)
             return
         provider, _, model = target.partition("/")
         number = pause_provider(world, provider, model=model or None)
-        note(f"{target}: {plural(number, 'model')} paused; go on: batchmill admin resume {target}")
+        text = f"{target}: {plural(number, 'model')} paused; go on: batchmill admin resume {target}"
+        report(as_json, text, paused=target, models=number)
 
 
 @app.command("resume", epilog="Example: batchmill admin resume batch_67f0a1… --budget 25")
@@ -196,6 +201,7 @@ def resume(
     max_failure_share: Annotated[
         float | None, typer.Option("--max-failure-share", parser=options.share, metavar="SHARE", help="E.g. 5%.")
     ] = None,
+    as_json: options.Json = False,
     data_dir: options.DataDir = None,
     config: options.Config = None,
 ) -> None:
@@ -203,11 +209,11 @@ def resume(
     with _world(data_dir, config) as world:
         if target.startswith("batch_"):
             resume_batch(world, _owner(world, target), target, budget_usd=budget, max_failure_share=max_failure_share)
-            note(f"{target} goes on")
+            report(as_json, f"{target} goes on", resumed=target)
             return
         provider, _, model = target.partition("/")
         number = resume_provider(world, provider, model=model or None)
-        note(f"{target}: {plural(number, 'pause')} lifted")
+        report(as_json, f"{target}: {plural(number, 'pause')} lifted", resumed=target, models=number)
 
 
 @app.command("replay", epilog="Example: batchmill admin replay batch_67f0a1… --sample 50")
@@ -222,7 +228,7 @@ def replay(
     with _world(data_dir, config) as world:
         if not target.startswith("batch_"):
             replay_webhook(world, target)
-            note(f"{target} is due again")
+            report(as_json, f"{target} is due again", replayed=target)
             return
         again = replay_batch(world, target, sample)
         note(f"{again.public_id} asks again; a running `batchmill up` does the work, ^C leaves it to it")

@@ -39,6 +39,12 @@ def complain(text: str) -> None:
 def say_json(value: Any) -> None:
     """The whole answer as one JSON document."""
     sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode() + "\n")
+    sys.stdout.flush()
+
+
+def report(as_json: bool, text: str, **result: Any) -> None:
+    """What was done: a sentence beside the answer, or the answer itself as JSON."""
+    say_json(result) if as_json else note(text)
 
 
 def facts(rows: Iterable[tuple[str, str]], *, indent: str = "", styles: dict[str, str] | None = None) -> list[Text]:

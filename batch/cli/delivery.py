@@ -20,6 +20,10 @@ from batch.operations.reuse_answers import KeptAnswers, merge_answers
 from batch.operations.world import World
 
 
+class DeliveryFailed(Exception):
+    """OUT or ERR could not be written; the message names it."""
+
+
 @dataclass(frozen=True)
 class RunResult:
     """`story` is the batch's explanation, None when every answer was kept from before."""
@@ -57,11 +61,14 @@ def deliver(
     answers = _content(world, project_id, story, "output_file_id")
     if kept is not None:
         answers = merge_answers(source, kept, answers, endpoint)
-    write_atomically(out, answers)
-    if story is not None and story["error_file_id"]:
-        write_atomically(err, _content(world, project_id, story, "error_file_id"))
-    else:
-        err.unlink(missing_ok=True)
+    try:
+        write_atomically(out, answers)
+        if story is not None and story["error_file_id"]:
+            write_atomically(err, _content(world, project_id, story, "error_file_id"))
+        else:
+            err.unlink(missing_ok=True)
+    except OSError as error:
+        raise DeliveryFailed(f"{error.filename}: {error.strerror}") from None
     return result
 
 

@@ -17,9 +17,9 @@ import typer
 from batch.cli import exits, local_model, options, rehearsal
 from batch.cli.check import STYLES
 from batch.cli.check_report import problem_rows, summary_rows
-from batch.cli.console import STDERR, note, on_terminal, say_facts, say_json
+from batch.cli.console import STDERR, complain, note, on_terminal, say_facts, say_json
 from batch.cli.datadir import DataDir
-from batch.cli.delivery import RunResult, deliver, tell_result
+from batch.cli.delivery import DeliveryFailed, RunResult, deliver, tell_result
 from batch.cli.home import Home
 from batch.cli.runs import RunRecord, Runs, hash_file
 from batch.cli.supervisor import Companion, Plan
@@ -208,6 +208,9 @@ def _run(job: Job, catalog: Catalog, companions: tuple[Companion, ...], *, looke
             story = watch(home, project.id, batch_id, job.patience) if batch_id else None
         source = open_lines(job.source, job.settings)
         return deliver(home.world, home.project.id, story, source, job.out, job.err, kept, job.endpoint)
+    except DeliveryFailed as failed:
+        complain(f"{failed}\nthe answers are kept; make room and run the same command again")
+        raise exits.Leave(exits.WAITS_FOR_PERSON) from None
     finally:
         home.stop()
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from batch.cli import local_model, options
-from batch.cli.console import note, on_terminal, say_facts
+from batch.cli.console import note, on_terminal, say_facts, say_json
 from batch.cli.datadir import DataDir
 from batch.cli.supervisor import TICK_S, Plan, Stack, child_environment, require_free_port, worker_arguments
 from batch.cli.wording import key_hint
@@ -46,6 +46,7 @@ def up(
     port: Annotated[
         int | None, typer.Option("--port", help="Port of the API (default 8484).", show_default=False)
     ] = None,
+    as_json: options.Json = False,
     data_dir: options.DataDir = None,
     config: options.Config = None,
 ) -> None:
@@ -60,7 +61,7 @@ def up(
         data = _part_of(data, only)
     if "api" in plan.parts:
         require_free_port(settings.host, settings.port)
-    _serve(Stack(plan, data, note), data, only)
+    _serve(Stack(plan, data, note), data, only, as_json=as_json)
 
 
 def make_plan(
@@ -117,14 +118,17 @@ def _part_of(data: DataDir, only: str) -> DataDir:
     raise AssertionError("unreachable")
 
 
-def _serve(stack: Stack, data: DataDir, only: str | None) -> None:
+def _serve(stack: Stack, data: DataDir, only: str | None, *, as_json: bool) -> None:
     stopping = _until_told_to_stop()
     note(f"data       {stack.plan.settings.resolved_data_dir}", style="bold")
     stack.start()
     try:
         if only is None:
             data.describe({"kind": "up", "address": stack.address})
-        say_facts(start_table(stack, only))
+        if as_json:
+            say_json({"data_dir": stack.plan.settings.resolved_data_dir, "api": stack.address, "pids": stack.pids()})
+        else:
+            say_facts(start_table(stack, only))
         while not stopping:
             stack.tick()
             SYSTEM_CLOCK.sleep(TICK_S)

@@ -44,7 +44,7 @@ def migrate_at(url: str) -> None:
     except SQLAlchemyError as error:
         raise InvalidConfiguration(
             f"database {_place(url)}: {driver_reason(error)}\n"
-            "set BATCHMILL_DATABASE_URL to sqlite:///path or postgresql://user:word@host/name",
+            "mend it, or name another: BATCHMILL_DATABASE_URL=sqlite:///path or postgresql://user:word@host/name",
             param="database_url",
         ) from None
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from batch.cli import exits
 from batch.cli.app import run_command
-from batch.settings import load_settings
+from batch.cli.delivery import DeliveryFailed, deliver
+from batch.operations.world import open_world
+from batch.settings import Settings, load_settings
 
 REQUEST = {
     "custom_id": "a",
@@ -152,3 +156,23 @@ def test_check_prints_json_when_asked(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert run_command(["check", "in.jsonl", "--json"]) == exits.OK
     told = json.loads(capsys.readouterr().out)
     assert (told["requests"], told["problem_count"], told["providers"][0]["provider"]) == (1, 0, "xai")
+
+
+def test_what_the_operator_does_is_told_as_json_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    """Everything that prints has --json."""
+    assert run_command(["admin", "migrate", "--json"]) == exits.OK
+    assert run_command(["admin", "keys", "create", "--json"]) == exits.OK
+    told = capsys.readouterr().out
+    key_id = json.loads(told[told.index("}") + 1 :])["public_id"]
+    assert run_command(["admin", "keys", "revoke", key_id, "--json"]) == exits.OK
+    assert json.loads(capsys.readouterr().out) == {"id": key_id, "revoked": True, "was_live": True}
+
+
+def test_answers_that_cannot_be_written_are_no_input_mistake(tmp_path: Path) -> None:
+    """The name in the message is the one that the person gave."""
+    out = tmp_path / "gone" / "out.jsonl"
+    with (
+        contextlib.closing(open_world(Settings(data_dir=tmp_path))) as world,
+        pytest.raises(DeliveryFailed, match=re.escape(str(out))),
+    ):
+        deliver(world, 1, None, [], out, tmp_path / "err", None, "/v1/chat/completions")
