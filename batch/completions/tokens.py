@@ -131,7 +131,6 @@ class Ratio:
     value: float = 1.0
     spread: float = 0.0  # EWMA of |ratio - value|, to plan on a percentile
     error: float = 0.0   # EWMA of |corrected estimate - truth| / truth
-    bias: float = 0.0    # EWMA of (corrected estimate - truth) / truth
     seen: int = 0
 
     def observe(self, estimated: float, actual: float) -> None:
@@ -142,17 +141,16 @@ class Ratio:
         alpha = max(0.1, 1.0 / self.seen)
         off = self.value * estimated / actual - 1.0
         self.error += alpha * (abs(off) - self.error)
-        self.bias += alpha * (off - self.bias)
         self.spread += alpha * (abs(ratio - self.value) - self.spread)
         self.value += alpha * (ratio - self.value)
 
     def to_json(self) -> list[float]:
-        return [round(self.value, 4), round(self.spread, 4), round(self.error, 4), round(self.bias, 4), self.seen]
+        return [round(self.value, 4), round(self.spread, 4), round(self.error, 4), self.seen]
 
     @classmethod
     def from_json(cls, data: Any) -> Ratio:
-        if isinstance(data, list) and len(data) == 5 and all(isinstance(x, int | float) for x in data):
-            return cls(float(data[0]), float(data[1]), float(data[2]), float(data[3]), int(data[4]))
+        if isinstance(data, list) and len(data) == 4 and all(isinstance(x, int | float) for x in data):
+            return cls(float(data[0]), float(data[1]), float(data[2]), int(data[3]))
         return cls()
 
 

@@ -8,11 +8,11 @@ raises a limit only from a stated limit.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from batch.providers.presets import RateHeaders
 
@@ -29,19 +29,13 @@ _KINDS = ("limit", "remaining", "reset")
 _DURATION = re.compile(
     r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?"
 )
-_LIMIT_NAMES: dict[tuple[Counts, float], tuple[str, float]] = {
-    ("requests", 1.0): ("requests_per_second", 1.0),
-    ("requests", 60.0): ("requests_per_minute", 1.0),
-    ("requests", 3600.0): ("requests_per_hour", 1.0),
-    ("requests", 86_400.0): ("requests_per_day", 1.0),
-    ("tokens", 1.0): ("tokens_per_minute", 60.0),
-    ("tokens", 60.0): ("tokens_per_minute", 1.0),
+# (what is counted, over how long) → its name in domain.limits.Limits, and the factor to that name's unit
+_LIMIT_NAMES: dict[tuple[Counts, float | None], tuple[str, float]] = {
+    **{("requests", seconds): (f"requests_per_{unit}", 1.0) for unit, seconds in _PERIODS.items()},
     ("tokens", 86_400.0): ("tokens_per_day", 1.0),
-    ("input_tokens", 1.0): ("input_tokens_per_minute", 60.0),
-    ("input_tokens", 60.0): ("input_tokens_per_minute", 1.0),
-    ("output_tokens", 1.0): ("output_tokens_per_minute", 60.0),
-    ("output_tokens", 60.0): ("output_tokens_per_minute", 1.0),
 }
+for _kind in get_args(Counts)[1:]:
+    _LIMIT_NAMES |= {(_kind, 1.0): (f"{_kind}_per_minute", 60.0), (_kind, 60.0): (f"{_kind}_per_minute", 1.0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +63,21 @@ class RateReading:
     @property
     def limits(self) -> dict[str, float]:
         """Stated limits under the names of domain.limits.Limits."""
-        found: dict[str, float] = {}
-        for window in self.windows:
-            name = _LIMIT_NAMES.get((window.counts, window.period_s)) if window.period_s else None
-            if name is not None and window.limit:
-                found[name[0]] = window.limit * name[1]
-        return found
+        return {name: window.limit * factor for name, factor, window in self._named() if window.limit}
 
     @property
     def remaining(self) -> dict[str, float]:
         """Units that remain, under the names of domain.limits.Limits."""
         found: dict[str, float] = {}
-        for window in self.windows:
-            name = _LIMIT_NAMES.get((window.counts, window.period_s)) if window.period_s else None
-            if name is not None and window.remaining is not None:
-                found[name[0]] = min(window.remaining, found.get(name[0], window.remaining))
+        for name, _, window in self._named():
+            if window.remaining is not None:
+                found[name] = min(window.remaining, found.get(name, window.remaining))
         return found
+
+    def _named(self) -> Iterator[tuple[str, float, RateWindow]]:
+        for window in self.windows:
+            if (window.counts, window.period_s) in _LIMIT_NAMES:
+                yield *_LIMIT_NAMES[window.counts, window.period_s], window
 
     @property
     def exhausted_for_s(self) -> float | None:

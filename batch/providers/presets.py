@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
@@ -77,10 +77,14 @@ class Auth(Strict):
     required: bool = True
 
 
-_CARD = {name: hint for name, hint in get_type_hints(Card).items() if name not in _OF_THE_CATALOG}
+_CARD: dict[str, Any] = {
+    name: (hint | None, Field(default=None, ge=1) if int in (hint, *get_args(hint)) else None)
+    for name, hint in get_type_hints(Card).items()
+    if name not in _OF_THE_CATALOG
+}
 
 
-class CardFields(create_model("_CardFields", __base__=Strict, **{n: (h | None, None) for n, h in _CARD.items()})):  # type: ignore[misc]
+class CardFields(create_model("_CardFields", __base__=Strict, **_CARD)):  # type: ignore[misc]
     """The fields of completions.cards.Card that a preset, a model row or a configuration may set."""
 
 

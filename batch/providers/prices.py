@@ -10,12 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from batch.domain.outcome import Usage
-
-if TYPE_CHECKING:
-    from batch.providers.provider import Provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +45,6 @@ class Price:
             + reasoning * (price.output if price.reasoning is None else price.reasoning)
         ) / 1e6
         return dollars * (self.batch or 1.0) if batch else dollars
-
-
-def cost(provider: Provider, model: str, usage: Usage) -> float | None:
-    """Dollars for `usage` of `model` at `provider`; None when no price is known."""
-    price = provider.price(model)
-    return None if price is None else price.of(usage)
 
 
 def package_price(provider_id: str, model: str) -> Price | None:

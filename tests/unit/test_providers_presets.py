@@ -14,7 +14,7 @@ from batch.domain.outcome import Usage
 from batch.providers.catalog import Catalog
 from batch.providers.learned import Evidence, learn_support
 from batch.providers.presets import load_preset, parse_preset, preset_names
-from batch.providers.prices import Price, cost
+from batch.providers.prices import Price
 from batch.providers.provider import Provider
 from batch.settings import Settings
 
@@ -163,13 +163,15 @@ def test_headers_correct_the_preset() -> None:
 
 def test_prices_come_from_the_configuration_then_the_package() -> None:
     stated = provider("xai", price={"*": {"input": 1, "output": 2, "cached": 0.5}})
-    assert cost(stated, "grok-3", Usage(1_000_000, 400_000, 1_000_000, 0)) == pytest.approx(0.6 + 0.2 + 2.0)
+    price = stated.price("grok-3")
+    assert price is not None
+    assert price.of(Usage(1_000_000, 400_000, 1_000_000, 0)) == pytest.approx(0.6 + 0.2 + 2.0)
     packaged = provider("openai").price("gpt-4o-mini")
     assert packaged is not None
     assert packaged.input > 0
     assert packaged.cached is not None
-    assert cost(provider("mx4"), "m", Usage(5, 0, 5, 0)) is None
-    assert cost(provider("xai"), "no-such-model", Usage(5, 0, 5, 0)) is None
+    assert provider("mx4").price("m") is None
+    assert provider("xai").price("no-such-model") is None
 
 
 def test_a_long_prompt_is_priced_by_its_tier_and_a_batch_by_its_factor() -> None:
