@@ -76,6 +76,7 @@ def _serve(model: Path, port: int, key: str | None) -> Any:
     params.n_ctx = CONTEXT_TOKENS * SLOTS
     params.cont_batching = True
     params.cpuparams.n_threads = int(sys.argv[2]) if len(sys.argv) > 2 else max(1, min(8, os.cpu_count() or 1))
+    params.cpuparams.poll = params.cpuparams_batch.poll = 0  # waiting threads sleep: the cores are the service's too
     params.endpoint_metrics = True
     params.use_jinja = True
     return xllamacpp.Server(params)
