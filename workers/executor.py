@@ -31,7 +31,7 @@ from batch.domain.result import LineResult
 from batch.domain.retry import Action, Decision, LaneFacts, decide
 from batch.providers.prices import Price
 from batch.providers.provider import Provider
-from batch.settings import MAX_ATTEMPTS, SCHEMA_RETRIES
+from batch.settings import SCHEMA_RETRIES
 from batch.storage.claims import OpenLine, SliceClaim, TokenPrice
 from batch.storage.leases import Release
 from batch.telemetry import emit
@@ -195,7 +195,7 @@ class LineRun:
             rng=lane.clock,
             lane=facts,
             can_hop=_can_hop(claim),
-            max_attempts=claim.options.get("max_attempts", MAX_ATTEMPTS),
+            max_attempts=claim.options.get("max_attempts", lane.provider.preset.max_attempts),
         )
         self._state = decision.state
         return self._follow(decision, call, failure, lane)

@@ -73,10 +73,8 @@ def compose(
         body["messages"] = with_reask(body["messages"], reask, plan.shape, rung)
     if max_tokens is not None:
         body[plan.card.max_tokens_field] = max_tokens
-    if not whole:
-        _bypass_cache(body, plan.card.on_fanout)
-    if asked:
-        _bypass_cache(body, plan.card.on_reask)
+    if not whole or asked:
+        _bypass_cache(body, plan.card.cache_bypass)
     if plan.card.stream:
         body["stream"] = True
         if plan.card.of("stream_usage") not in (Support.REJECTED, Support.IGNORED):
@@ -95,12 +93,7 @@ def compose(
 
 def touches_own_cache_key(plan: Plan, *, reasked: bool) -> list[str]:
     """Keys of the caller's own body that a cache bypass overrode, for the line's note."""
-    overrides: dict[str, Any] = {}
-    if plan.fans_out:
-        overrides |= plan.card.on_fanout
-    if reasked:
-        overrides |= plan.card.on_reask
-    return [key for key in overrides if key in plan.base]
+    return [key for key in plan.card.cache_bypass if key in plan.base] if plan.fans_out or reasked else []
 
 
 def _derive_seed(plan: Plan, index: int, reseeds: int) -> int | None:

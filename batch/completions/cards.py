@@ -29,11 +29,10 @@ class Card:
     `support` has a row per OpenAI body key ("n", "seed", "stop", "logprobs", "tools", "tool_choice",
     "presence_penalty", …) and per feature: "json_schema", "json_object", "vision", "audio", "files",
     "stream_usage". A missing row is `default`. `schema_mode` is the highest rung of the ladder that is
-    native here; None leaves it to support["json_schema"]. `no_combine` are pairs that a call may not hold
-    together, e.g. ("json", "tools"). `strip` are dotted paths removed before sending ("tools.function.strict",
-    "messages.name"). `inject` are body keys always added; `on_fanout` / `on_reask` added only then (cache
-    bypass). `seed_per_choice`: native n gives choice i the seed `seed + i`; elsewhere a seeded n > 1 is
-    fanned out.
+    native here; None leaves it to support["json_schema"]. `json_with_tools`: one call may hold a response
+    format and tools. `strip` are dotted paths removed before sending ("tools.function.strict", "messages.name").
+    `inject` are body keys always added; `cache_bypass` those of fan-outs and re-asks, whose answers must differ.
+    `seed_per_choice`: native n gives choice i the seed `seed + i`; elsewhere a seeded n > 1 is fanned out.
     """
 
     provider: str
@@ -50,12 +49,11 @@ class Card:
     temperature_max: float = 2.0
     tool_choice_required: str = "required"
     schema_mode: SchemaMode | None = None
-    no_combine: tuple[tuple[str, str], ...] = ()
+    json_with_tools: bool = True
     strip: tuple[str, ...] = ()
     unknown_keys: Literal["pass", "drop"] = "pass"
     inject: Mapping[str, Any] = field(default_factory=dict)
-    on_fanout: Mapping[str, Any] = field(default_factory=dict)
-    on_reask: Mapping[str, Any] = field(default_factory=dict)
+    cache_bypass: Mapping[str, Any] = field(default_factory=dict)
     fanout_when: tuple[str, ...] = ()  # "file_parts", "search": n is not native with file attachments, web search
     stream: bool = False  # ask for SSE and fold
     context_tokens: int | None = None

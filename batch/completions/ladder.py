@@ -55,7 +55,7 @@ def read_shape(response_format: Any) -> Shape | None:
 
 def first_rung(card: Card, shape: Shape, *, has_tools: bool) -> SchemaMode:
     """The highest rung that this card serves for this line."""
-    if has_tools and any(set(pair) == {"json", "tools"} for pair in card.no_combine):
+    if has_tools and not card.json_with_tools:
         return "prompt"
     return next(rung for rung in RUNGS if serves(card, rung, shape, has_tools=has_tools))
 

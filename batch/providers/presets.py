@@ -1,7 +1,7 @@
 """Presets: what is known of each provider before the first call, as data.
 
 Owns: the shape of a preset (presets/NAME.toml, one file per provider), loading and checking it.
-May not touch: settings, keys, the network. Adding a provider is adding a file; docs/providers.md shows how.
+May not touch: keys, the network. Adding a provider is adding a file; docs/providers.md shows how.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from batch.completions.cards import Card, Support
 from batch.completions.parameters import OPENAI_KEYS
 from batch.domain.errors import InvalidConfiguration
 from batch.domain.limits import Charge
+from batch.settings import MAX_ATTEMPTS
 
 PRESETS_DIR = Path(__file__).parent / "presets"
 
@@ -197,6 +198,7 @@ class Preset(Strict):
     headers: dict[str, str] = {}
     models: Pattern | None = None
     owns_slugs: bool = False  # "@slug" models are this provider's
+    max_attempts: int = Field(default=MAX_ATTEMPTS, ge=1)  # of a line, unless its batch says otherwise
     prices: str | None = None  # the provider's id in the genai-prices package
     support: SupportRows = {}
     default: Support = Support.UNLISTED

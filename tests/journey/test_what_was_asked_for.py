@@ -24,7 +24,10 @@ from tests.harness.waiting import eventually
 
 FORMAT = {"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": SCHEMA}}
 FAULTS: dict[str, tuple[Fault, ...]] = {
-    "modelux": (Fault("budget", contains='"mlx:end_user":"ann"', retry_after_s=600.0),),
+    "modelux": (
+        Fault("budget", contains='"mlx:end_user":"ann"', retry_after_s=600.0),
+        Fault("status", contains="all upstreams are down"),
+    ),
     "small": (Fault("context_length"),),
     "capped": (Fault("daily", retry_after="none"),),
     "deaf": tuple(  # three kinds of broken first answers, 30 % together
@@ -153,6 +156,10 @@ def test_a_gateways_cache_is_bypassed_only_where_it_would_repeat_itself(town: To
     assert headers["x-modelux-provider"] == headers["x-modelux-provider-used"] == "openai"
     assert found.note("one")["cost_usd"] == float(headers["x-modelux-cost-usd"])
     assert found.report["config_version:7"] == 2
+
+
+def test_a_gateway_that_retries_by_itself_is_tried_less_often(town: Town) -> None:
+    assert town.run([chat("a", "@r", "all upstreams are down")]).note("a")["attempts"] == 3
 
 
 def test_a_budget_holds_only_the_lines_of_its_scope(town: Town) -> None:

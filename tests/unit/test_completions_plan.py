@@ -166,7 +166,7 @@ def test_a_temperature_over_the_providers_maximum_is_refused_or_lowered_on_reque
 
 
 def test_fan_out_bypasses_the_gateways_cache_and_a_single_call_does_not() -> None:
-    card = Card("p", "m", on_fanout={"mlx:cache": {"skip": True}})
+    card = Card("p", "m", cache_bypass={"mlx:cache": {"skip": True}})
     body = body_of(n=2, **{"mlx:cache": {"ttl": 5}})
     assert first_calls(body, card)[0]["mlx:cache"] == {"ttl": 5, "skip": True}
     assert first_calls({**body, "n": 1}, card)[0]["mlx:cache"] == {"ttl": 5}

@@ -71,7 +71,8 @@ def test_a_400_on_response_format_steps_down_every_rung_to_the_prompt() -> None:
 
 
 def test_a_rejected_answer_is_asked_again_with_its_errors_and_only_that_choice() -> None:
-    card = Card("p", "m", support={"n": Support.NATIVE}, seed_per_choice=True, on_reask={"mlx:cache": {"skip": True}})
+    bypass = {"mlx:cache": {"skip": True}}
+    card = Card("p", "m", support={"n": Support.NATIVE}, seed_per_choice=True, cache_bypass=bypass)
     answers = [complete('{"a":1}', '{"a":"x"}', '{"a":3}'), complete('{"a":2}')]
     played = play(body_of(n=3, seed=5, max_tokens=40), card, answers)
     assert [orjson.loads(text or "")["a"] for text in played.contents] == [1, 2, 3]
@@ -169,7 +170,7 @@ def test_a_forced_tool_answers_only_where_the_card_asks_and_the_line_has_no_tool
 
 
 def test_json_and_tools_are_not_combined_where_the_provider_refuses_the_pair() -> None:
-    card = Card("p", "m", support=NATIVE.support, schema_mode="schema", no_combine=(("json", "tools"),))
+    card = Card("p", "m", support=NATIVE.support, schema_mode="schema", json_with_tools=False)
     sent = play(body_of(tools=[{"type": "function", "function": {"name": "f"}}]), card, [complete('{"a":1}')]).sent[0]
     assert "response_format" not in sent
 

@@ -71,7 +71,7 @@ def test_capabilities_hold_per_provider_and_model(name: str, model: str, rows: d
 
 def test_cards_carry_the_quirks() -> None:
     assert provider("mistral").card("m").seed_field == "random_seed"
-    assert provider("modelux").card("m").on_fanout == {"mlx:cache": {"skip": True}}
+    assert provider("modelux").card("m").cache_bypass == {"mlx:cache": {"skip": True}}
     assert provider("xai").card("m").strip == ("tools.function.strict", "messages.name")
     assert provider("groq").card("openai/gpt-oss-20b").schema_mode == "strict"
     assert provider("groq").card("other").schema_mode == "schema"
