@@ -1,12 +1,13 @@
 """`python -m benchmarks.local_model`: what structured output and seeds come to on a real, small model.
 
 Owns: the requests, one service over one llama.cpp, and the report. Needs the local model (make demo installs it).
-Parts: 200 requests with json_schema under llama.cpp's grammar; n = 3 with seeds, asked twice; the first
-200 again with the ladder forced down to the prompt.
+Parts: requests with json_schema under llama.cpp's grammar; n = 3 with seeds, asked twice; the first requests
+again with the ladder forced down to the prompt. The table's rows go to standard output, times to standard error.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import subprocess
 import sys
@@ -24,8 +25,8 @@ from benchmarks.stack import free_port
 from tests.harness.service import Finished, Service, chat, running_service
 from tests.harness.waiting import eventually
 
-REQUESTS = 200
-SEEDED = 40
+LINES = 100
+PARTS = ("grammar", "seeds", "off")
 ROOT = Path(__file__).resolve().parents[1]
 _ANIMALS = ("cat", "heron", "otter", "bee", "salmon", "goat", "crow", "mole", "whale", "ant")
 _PLACES = ("harbour", "meadow", "attic", "bakery", "library")
@@ -42,21 +43,35 @@ FORMAT = {"type": "json_schema", "json_schema": {"name": "sighting", "strict": T
 
 
 def main() -> None:
+    args = _arguments()
+    print("| part | lines completed | choices valid | calls | asked again | mended |\n" + "|---" * 6 + "|", flush=True)
     with _model() as base_url, running_service(_config(base_url)) as service:
-        _measure(service, "native grammar", "grammar", _requests(REQUESTS))
-        seeded = [{**line, "body": {**line["body"], "n": 3, "seed": 1000 + 10 * i}}
-                  for i, line in enumerate(_requests(SEEDED))]  # fmt: skip
-        first = _measure(service, "n = 3 with seeds", "grammar", seeded)
-        second = _measure(service, "n = 3 with seeds, again", "grammar", seeded)
-        pairs = list(zip(_texts(first), _texts(second), strict=True))
-        print(f"repeated: {sum(a == b for a, b in pairs)} of {len(pairs)} choices equal", flush=True)
-        _measure(service, "grammar off (prompt and check)", "prompt", _requests(REQUESTS))
+        if "grammar" in args.only:
+            _measure(service, "llama.cpp's grammar", "grammar", _requests(args.lines))
+        if "seeds" in args.only:
+            count = max(1, args.lines // 5)
+            seeded = [{**line, "body": {**line["body"], "n": 3, "seed": 1000 + 10 * i}}
+                      for i, line in enumerate(_requests(count))]  # fmt: skip
+            first = _texts(_measure(service, "`n = 3` with seeds", "grammar", seeded))
+            second = _texts(_measure(service, "`n = 3`, the same seeds again", "grammar", seeded))
+            equal = sum(first[choice] == second[choice] for choice in first.keys() & second.keys())
+            print(f"{equal} of {len(first.keys() & second.keys())} choices came out equal", file=sys.stderr, flush=True)
+        if "off" in args.only:
+            _measure(service, "grammar off: prompt and check", "prompt", _requests(args.lines))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks.local_model", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--lines", type=int, default=LINES, help="with the grammar on, and off; a fifth with n = 3")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run")
+    return parser.parse_args()
 
 
 def _measure(service: Service, title: str, provider: str, lines: list[dict[str, Any]]) -> Finished:
     began = time.monotonic()
     found = service.run(lines, timeout_s=2400, providers=[provider])
-    _report(title, found, time.monotonic() - began)
+    _report(title, found)
+    print(f"{title}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     return found
 
 
@@ -97,27 +112,29 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _texts(found: Finished) -> list[str]:
+def _texts(found: Finished) -> dict[tuple[str, int], str]:
     """Every choice's content, by custom_id and index."""
-    lines = sorted((custom_id, line["response"]) for custom_id, line in found.lines.items() if line["response"])
-    return [choice["message"]["content"] for _, response in lines for choice in response["body"]["choices"]]
+    answered = {custom_id: line["response"]["body"] for custom_id, line in found.lines.items() if line["response"]}
+    return {
+        (custom_id, choice["index"]): choice["message"]["content"]
+        for custom_id, body in answered.items()
+        for choice in body.get("choices", ())
+    }
 
 
-def _report(title: str, found: Finished, seconds: float) -> None:
-    counts, report = found.batch["request_counts"], found.report
-    texts = _texts(found)
-    valid = sum(jsonschema_rs.is_valid(SCHEMA, orjson.loads(text)) for text in texts)
+def _report(title: str, found: Finished) -> None:
+    """A row of the table in docs/structured-output.md."""
+    counts, report, texts = found.batch["request_counts"], found.report, _texts(found)
+    valid = sum(jsonschema_rs.is_valid(SCHEMA, orjson.loads(text)) for text in texts.values())
     calls = sum(line["batchmill"].get("calls", 0) for line in found.lines.values())
-    print(
-        f"{title}: {counts['completed']} of {counts['total']} lines completed "
-        f"({100 * counts['completed'] / counts['total']:.1f} %), {valid} of {len(texts)} choices valid, "
-        f"{calls} calls, {report.get('schema:reasked', 0)} lines asked again, {report.get('schema:mended', 0)} of them "
-        f"mended, {report.get('schema:extracted', 0)} taken out of prose, {seconds:.0f} s",
-        flush=True,
-    )
+    cells = (
+        title, f"{counts['completed']} of {counts['total']}", f"{valid} of {len(texts)}", calls,
+        report.get("schema:reasked", 0), report.get("schema:mended", 0),
+    )  # fmt: skip
+    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
     failed = {name: number for name, number in report.items() if name.startswith("failed:")}
     if failed:
-        print(f"  {failed}", flush=True)
+        print(f"  {failed}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
