@@ -54,11 +54,10 @@ def error_response(
     *,
     param: str | None = None,
     code: str | None = None,
-    kind: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """The envelope with all four keys; `x-should-retry: false` where a retry cannot help."""
-    body = {"error": {"message": message, "type": kind or _kind(status), "param": param, "code": code}}
+    body = {"error": {"message": message, "type": _kind(status), "param": param, "code": code}}
     sent = dict(headers or {})
     if status in _NEVER_RETRY:
         sent["x-should-retry"] = "false"

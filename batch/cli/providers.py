@@ -7,6 +7,7 @@ providers themselves, --probe with a few tiny calls whose findings are kept).
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -15,12 +16,12 @@ import typer
 from batch.cli import exits, options
 from batch.cli.client import Server
 from batch.cli.console import note, say, say_facts, say_json
+from batch.cli.home import open_home
 from batch.cli.wording import amount, clock_time, count, dollars, key_hint, listing, plural
 from batch.clock import SYSTEM_CLOCK
 from batch.domain.errors import InvalidRequest, NotFound
 from batch.operations.provider_forecast import limit_words, rate_words
 from batch.operations.providers_view import view_providers
-from batch.operations.world import World, open_world
 from batch.providers.adapter import make_adapter
 from batch.providers.catalog import Catalog
 from batch.providers.learned import learn_support
@@ -29,7 +30,6 @@ from batch.providers.probe import ProbeReport, probe_provider
 from batch.providers.provider import Provider
 from batch.settings import Settings, load_settings
 from batch.storage import lanes
-from batch.storage.migrate import migrate_at
 
 
 def providers(
@@ -113,29 +113,24 @@ def _live(settings: Settings, server: str | None, api_key: str | None) -> list[d
     if server is not None:
         with Server(server, api_key) as api:
             return api.providers()
-    world = open_world(settings)
-    try:
-        migrate_at(settings.resolved_database_url)
+    with closing(open_home(settings)) as world:
         return view_providers(world)
-    finally:
-        world.close()
 
 
 def _show_live(found: list[dict[str, Any]], name: str | None, as_json: bool) -> None:
-    chosen = [row for row in found if name is None or row.get("provider", row.get("id")) == name]
+    chosen = [row for row in found if name in (None, row["provider"])]
     if as_json:
         say_json(chosen)
         return
     if not chosen:
         note("no provider is configured or was ever used" if name is None else f"{name}: not configured and never used")
     for row in chosen:
-        title = row.get("provider", row.get("id"))
         state = f"no key: {key_hint(row['missing_key'])}" if row["missing_key"] else ""
-        say(f"{title}   {state or ('' if row.get('models') else 'not used yet')}".rstrip(), style="bold")
-        for lane in row.get("models", []):
-            if isinstance(lane, dict):
-                say_facts(_live_rows(lane), indent="  ", styles={"paused": "bold yellow", "down": "bold yellow"})
-        for replica in row.get("replicas", []):
+        state = state or ("" if row["models"] else "not used yet")
+        say(f"{row['provider']}   {state}".rstrip(), style="bold")
+        for lane in row["models"]:
+            say_facts(_live_rows(lane), indent="  ", styles={"paused": "bold yellow", "down": "bold yellow"})
+        for replica in row.get("replicas", []):  # kept from callers with a key
             say_facts([_replica_row(replica)], indent="  ")
 
 
@@ -227,18 +222,13 @@ def _probe_facts(found: ProbeReport) -> dict[str, Any]:
 
 def _keep(settings: Settings, provider: Provider, model: str, found: ProbeReport) -> None:
     """Save what the probe showed where the workers read it."""
-    world: World = open_world(settings)
-    try:
-        migrate_at(settings.resolved_database_url)
-        with world.db.write() as conn:
-            lane_id = lanes.ensure_lane(conn, provider.name, provider.key_id, model, provider.queue)
-            (row,) = lanes.get_lanes(conn, [lane_id])
-            patch = learn_support(row.learned, provider.card(model, row.learned), found.support, "probe")
-            if found.limits:
-                patch["limits"] = {**(row.learned.get("limits") or {}), **found.limits}
-            lanes.save_learned(conn, lane_id, patch)
-    finally:
-        world.close()
+    with closing(open_home(settings)) as world, world.db.write() as conn:
+        lane_id = lanes.ensure_lane(conn, provider.name, provider.key_id, model, provider.queue)
+        (row,) = lanes.get_lanes(conn, [lane_id])
+        patch = learn_support(row.learned, provider.card(model, row.learned), found.support, "probe")
+        if found.limits:
+            patch["limits"] = {**(row.learned.get("limits") or {}), **found.limits}
+        lanes.save_learned(conn, lane_id, patch)
 
 
 def _tell_check(row: dict[str, Any]) -> None:

@@ -194,18 +194,21 @@ def _run(job: Job, catalog: Catalog, companions: tuple[Companion, ...], *, looke
     wanted = RunRecord(str(job.out.absolute()), str(job.source), hash_file(job.source), shaping)
     replaced = runs.find(job.out)
     record = runs.begin(wanted, force=job.force, reuse=job.reuse)
-    home = Home(_plan(job, catalog, companions), data, note)
+    parts, queues = frozenset({"workers", "jobs"}), provider_queues(catalog)
+    plan = Plan(job.settings, parts=parts, queues=queues, config=job.config, companions=companions)
+    home = Home(plan, data, note)
     try:
         record, story = _standing(home, record)
         if record.batch_id is None and not looked:
             _look(job, catalog)
         kept = _remember(job, runs, record)
         if story is None or not is_terminal(story["status"]):
-            project = home.start()
-            if replaced is not None and record.batch_id is None:
-                _cancel_replaced(home.world, project, replaced)
-            batch_id = _batch_of(job, home.world, project, runs, record, kept)
-            story = watch(home, project.id, batch_id, job.patience) if batch_id else None
+            home.start()
+            if replaced is not None and replaced.batch_id is not None and record.batch_id is None:
+                with contextlib.suppress(BatchmillError):  # what OUT belonged to must not go on spending
+                    cancel_batch(home.world, home.project.id, replaced.batch_id)
+            batch_id = _batch_of(job, home.world, home.project, runs, record, kept)
+            story = watch(home, home.project.id, batch_id, job.patience) if batch_id else None
         source = open_lines(job.source, job.settings)
         return deliver(home.world, home.project.id, story, source, job.out, job.err, kept, job.endpoint)
     except DeliveryFailed as failed:
@@ -215,32 +218,18 @@ def _run(job: Job, catalog: Catalog, companions: tuple[Companion, ...], *, looke
         home.stop()
 
 
-def _plan(job: Job, catalog: Catalog, companions: tuple[Companion, ...]) -> Plan:
-    parts = frozenset({"workers", "jobs"})
-    return Plan(job.settings, parts=parts, queues=provider_queues(catalog), config=job.config, companions=companions)
-
-
 def _standing(home: Home, record: RunRecord) -> tuple[RunRecord, dict[str, Any] | None]:
     """The record and how its batch fares. A batch that is gone, or whose file was refused, begins anew."""
     if record.batch_id is None:
         return record, None
-    home.open()
-    try:
+    story = None
+    with contextlib.suppress(NotFound):
         story = explain_batch(home.world, home.project.id, record.batch_id)
-    except NotFound:
-        return replace(record, batch_id=None, serial=record.serial + 1), None
-    if story["status"] == "failed":
+    if story is None or story["status"] == "failed":
         return replace(record, batch_id=None, serial=record.serial + 1), None
     done = story["counts"]["completed"] + story["counts"]["failed"]
     note(f"continues   {record.batch_id}   {count(done)}/{count(story['counts']['total'])}")
     return record, story
-
-
-def _cancel_replaced(world: World, project: Project, old: RunRecord) -> None:
-    """What OUT belonged to before must not go on spending."""
-    if old.batch_id is not None:
-        with contextlib.suppress(BatchmillError):  # gone, or ended long ago
-            cancel_batch(world, project.id, old.batch_id)
 
 
 def _remember(job: Job, runs: Runs, record: RunRecord) -> KeptAnswers | None:

@@ -128,7 +128,7 @@ class Stack:
         if valkey.answers(self._settings.resolved_redis_url):
             return  # another stack's, in the same data directory (--only)
         spec = valkey.valkey_spec(self._settings, self._env)
-        valkey.clear_socket(self._settings)
+        self._settings.valkey_socket.unlink(missing_ok=True)  # a dead server's
         child = self._launch(spec)
         try:
             valkey.wait_until_it_answers(self._settings.resolved_redis_url, clock=self._clock)

@@ -34,11 +34,6 @@ def valkey_spec(settings: Settings, env: dict[str, str]) -> ChildSpec:
     return ChildSpec(NAME, command=command, env=env)
 
 
-def clear_socket(settings: Settings) -> None:
-    """Remove a dead server's socket file."""
-    settings.valkey_socket.unlink(missing_ok=True)
-
-
 def answers(url: str) -> bool:
     try:
         client = redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2)

@@ -139,7 +139,7 @@ def is_passing(error: DBAPIError) -> bool:
 def _make_sqlite(url: sa.URL) -> sa.Engine:
     if url.database and url.database != ":memory:":
         path = Path(url.database)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _refuse_network_filesystem(path.parent)
     engine = sa.create_engine(
         url,

@@ -176,3 +176,11 @@ def test_answers_that_cannot_be_written_are_no_input_mistake(tmp_path: Path) -> 
         pytest.raises(DeliveryFailed, match=re.escape(str(out))),
     ):
         deliver(world, 1, None, [], out, tmp_path / "err", None, "/v1/chat/completions")
+
+
+def test_whatever_command_comes_first_the_data_directory_is_its_owners_alone(tmp_path: Path) -> None:
+    """Prompts and hashes of keys lie in it."""
+    for number, command in enumerate((["admin", "migrate"], ["admin", "doctor"], ["providers", "--live"])):
+        place = tmp_path / str(number)
+        run_command([*command, "--data-dir", str(place)])
+        assert place.stat().st_mode & 0o777 == 0o700, command
