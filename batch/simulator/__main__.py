@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from batch.simulator.config import Fault, Latency, Limit, SimulatorConfig
+from batch.simulator.config import Fault, Latency, Limit, SimulatorConfig, read_fault
 from batch.simulator.headers import HEADER_FAMILIES
 from batch.simulator.personalities import load_personalities
 from batch.simulator.server import Simulator
@@ -58,7 +58,7 @@ def config_from(given: argparse.Namespace) -> SimulatorConfig:
     }
     if given.latency is not None:
         changes["latency"] = Latency.parse(given.latency)
-    for name in ("models", "valid_keys", "invalid_keys", "log_headers"):
+    for name in ("models", "valid_keys", "invalid_keys"):
         if name in changes:
             changes[name] = tuple(changes[name])
     if given.feature:
@@ -101,22 +101,21 @@ def _pair(text: str) -> tuple[str, Any]:
 def _fault(text: str) -> Fault:
     """KIND[:RATE][,key=value…] or a JSON object."""
     if text.startswith("{"):
-        config = SimulatorConfig.from_mapping({"faults": [json.loads(text)]})
-        return config.faults[0]
+        return read_fault(json.loads(text))
     first, *rest = text.split(",")
     kind, _, rate = first.partition(":")
     values: dict[str, Any] = {"kind": kind} | ({"rate": float(rate)} if rate else {})
     for part in rest:
         name, _, value = part.partition("=")
         values[name] = json.loads(value) if value[:1] in set("0123456789[-tf") else value
-    return SimulatorConfig.from_mapping({"faults": [values]}).faults[0]
+    return read_fault(values)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="batchmill simulate",
         description="A provider to rehearse against: OpenAI-compatible, with limits, latency and faults as told.",
-        epilog="example: batchmill simulate --port 8485 --as xai --enforce-documented --fault status:0.02,status=500",
+        epilog="example: batchmill simulate --port 8485 --as xai --rps 30 --fault status:0.02,status=500",
     )
     add = parser.add_argument
     add("--config", type=Path, help="settings as .json or .toml (SimulatorConfig's keys); flags win")
@@ -135,21 +134,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--limiter", choices=sorted(_LIMITERS), default="bucket60", help="how rates are enforced (bucket60)")
     add("--charge", choices=["reserve_max", "reserve_refund", "actual", "input_only"], default="reserve_max",
         help="what a request costs in tokens")  # fmt: skip
-    add("--enforce-documented", action="store_true", default=None, help="enforce the provider's own published limits")
     add("--headers", choices=sorted(HEADER_FAMILIES), help="family of rate-limit headers")
     add("--feature", action="append", metavar="NAME=BEHAVIOUR", help="n=ignored, seed=rejected, json_schema=native …")
-    add(
-        "--fault",
-        action="append",
-        metavar="KIND[:RATE][,key=value]",
-        help="may be repeated; the first that applies wins",
-    )
+    add("--fault", action="append", metavar="KIND[:RATE][,key=value]", help="repeatable; the first that applies wins")
     add("--valid-key", dest="valid_keys", action="append", help="accept only these keys")
     add("--invalid-key", dest="invalid_keys", action="append", help="refuse these keys")
     add("--slots", type=int, help="requests that run at once; others queue, as in an engine")
     add("--queue-max", type=int, help="requests that may queue")
-    add("--keep-alive-s", type=float, help="close idle connections after this time")
-    add("--gzip", action="store_true", default=None, help="compress answers for clients that accept it")
     add("--unseeded", choices=["same", "fresh"], help="whether answers without a seed repeat")
     add("--seed", type=int, help="of faults and latencies")
     add("--log", dest="log_path", type=Path, help="JSONL of every request (no prompts)")

@@ -29,14 +29,6 @@ def prose(key: bytes, tokens: int) -> str:
     return " ".join([WORDS[byte] for byte in drawn])
 
 
-def drawn_length(key: bytes, mean: int, spread: float) -> int:
-    """Tokens for one answer: `mean`, or uniformly mean·(1 ± spread)."""
-    if not spread:
-        return mean
-    fraction = int.from_bytes(key[-4:], "big") / 2**32
-    return max(1, round(mean * (1 + spread * (2 * fraction - 1))))
-
-
 def tokens_in(text: str, *, is_json: bool) -> int:
     return (len(text) + 3) // 4 if is_json else text.count(" ") + 1 if text else 0
 

@@ -13,14 +13,9 @@ import orjson
 
 from batch.simulator import answers
 from batch.simulator.checks import Asked
-from batch.simulator.config import SimulatorConfig
+from batch.simulator.config import CONTENT_FAULTS, SimulatorConfig
 from batch.simulator.personalities import Personality
 from batch.simulator.schemas import schema_value
-
-CONTENT_FAULTS = frozenset({
-    "wrong_n", "no_choices", "null_content", "invalid_json", "schema_violation", "fenced", "think", "refusal",
-    "content_filter", "length", "empty_finish_reason", "role_system", "no_usage", "other_fingerprint", "other_model",
-})  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -56,13 +51,11 @@ class Speaker:
             "id": f"chatcmpl-sim{number:x}",
             "object": "chat.completion",
             "created": created,
-            "model": "other-model" if fault == "other_model" else asked.model + self._person.served_suffix,
+            "model": asked.model + self._person.served_suffix,
             "choices": choices,
             "usage": usage,
-            "system_fingerprint": "fp_other" if fault == "other_fingerprint" else "fp_simulator",
+            "system_fingerprint": "fp_simulator",
         }
-        if fault == "no_usage":
-            del data["usage"]
         return Completion(data, input_tokens, usage["total_tokens"] - input_tokens)
 
     def was_cached(self, asked: Asked) -> bool:
@@ -77,25 +70,19 @@ class Speaker:
     def _choice(self, asked: Asked, index: int, number: int, fault: str | None) -> tuple[dict[str, Any], int]:
         key = self._key(asked, index, number)
         tool = self._tool(asked)
-        if tool is not None and fault not in CONTENT_FAULTS - {"empty_finish_reason", "role_system"}:
-            return self._tool_choice(asked, tool, key, index, fault)
+        if tool is not None and fault not in CONTENT_FAULTS:
+            return self._tool_choice(tool, key, index)
         text, tokens, finish = self._text(asked, key, fault)
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if fault == "refusal":
-            message, finish = (
-                {"role": "assistant", "content": None, "refusal": "I'm sorry, I can't help with that."},
-                "stop",
-            )
+            message, finish = message | {"content": None, "refusal": "I'm sorry, I can't help with that."}, "stop"
         elif fault == "null_content":
             message["content"] = None
         elif fault == "content_filter":
             finish = "content_filter"
-        if fault == "role_system":
-            message["role"] = "system"
         logprobs = None
         if asked.top_logprobs is not None and text:
             logprobs = answers.logprobs_of(text, asked.top_logprobs)
-        finish = "" if fault == "empty_finish_reason" else finish
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}, tokens
 
     def _key(self, asked: Asked, index: int, number: int) -> bytes:
@@ -111,14 +98,8 @@ class Speaker:
         return answers.choice_key(asked.content, seed, 0 if way == "same" else index)
 
     def _text(self, asked: Asked, key: bytes, fault: str | None) -> tuple[str, int, str]:
-        wanted = answers.drawn_length(key, self._config.answer_tokens, self._config.answer_tokens_spread)
         is_json = asked.schema is not None
-        if is_json:
-            text = self._json_text(asked.schema, key, fault)
-        else:
-            text = answers.prose(key, wanted)
-        if fault == "think":
-            text = "<think>\nLet me see.\n</think>\n" + text
+        text = _json_text(asked.schema, key, fault) if is_json else answers.prose(key, self._config.answer_tokens)
         finish = "stop"
         if asked.stops:
             text = answers.cut_at_stop(text, asked.stops)
@@ -130,37 +111,25 @@ class Speaker:
             text, tokens, finish = answers.cut_to(text, allowed, is_json=is_json), allowed, "length"
         return text, tokens, finish
 
-    def _json_text(self, schema: Any, key: bytes, fault: str | None) -> str:
-        value = {"answer": answers.prose(key, 8)} if schema is True else schema_value(schema, key)
-        text = orjson.dumps(value).decode()
-        if fault == "invalid_json":
-            return text[: max(1, len(text) - 1)] + ","
-        if fault == "schema_violation":
-            return orjson.dumps({"not_what_was_asked": 1}).decode()
-        return f"Here is the JSON:\n```json\n{text}\n```\nDone." if fault == "fenced" else text
-
     def _tool(self, asked: Asked) -> dict[str, Any] | None:
         """The tool to call, if one is called."""
-        choice, policy = asked.tool_choice, self._config.tool_calls
-        if not asked.tools or choice == "none" or policy == "never":
+        choice = asked.tool_choice
+        if not asked.tools or choice == "none":
             return None
         if isinstance(choice, dict):
             wanted = choice.get("function", {}).get("name")
             named = [tool for tool in asked.tools if tool.get("function", {}).get("name") == wanted]
             return named[0] if named else None
-        return asked.tools[0] if choice in {"required", "any"} or policy == "always" else None
+        return asked.tools[0] if choice in {"required", "any"} else None
 
-    def _tool_choice(
-        self, asked: Asked, tool: dict[str, Any], key: bytes, index: int, fault: str | None
-    ) -> tuple[dict[str, Any], int]:
+    def _tool_choice(self, tool: dict[str, Any], key: bytes, index: int) -> tuple[dict[str, Any], int]:
         function = tool.get("function", {})
         arguments = orjson.dumps(schema_value(function.get("parameters") or {"type": "object"}, key)).decode()
         call = {"id": f"call_{key[:8].hex()}", "type": "function",
                 "function": {"name": function.get("name", "tool"), "arguments": arguments}}  # fmt: skip
-        empty = fault == "empty_finish_reason" or self._person.empty_finish_on_tools
-        role = "system" if fault == "role_system" else "assistant"
-        message = {"role": role, "content": None, "refusal": None, "tool_calls": [call]}
-        choice = {"index": index, "message": message, "logprobs": None, "finish_reason": "" if empty else "tool_calls"}
+        message = {"role": "assistant", "content": None, "refusal": None, "tool_calls": [call]}
+        finish = "" if self._person.empty_finish_on_tools else "tool_calls"
+        choice = {"index": index, "message": message, "logprobs": None, "finish_reason": finish}
         return choice, answers.tokens_in(arguments, is_json=True)
 
     def _usage(self, asked: Asked, input_tokens: int, output_tokens: int) -> dict[str, Any]:
@@ -178,6 +147,14 @@ class Speaker:
             if not self._person.reasoning_outside_completion:
                 usage["completion_tokens"] += reasoning
         return usage
+
+
+def _json_text(schema: Any, key: bytes, fault: str | None) -> str:
+    if fault == "schema_violation":
+        return '{"not_what_was_asked":1}'
+    value = {"answer": answers.prose(key, 8)} if schema is True else schema_value(schema, key)
+    text = orjson.dumps(value).decode()
+    return text[: max(1, len(text) - 1)] + "," if fault == "invalid_json" else text
 
 
 def _skips_cache(body: dict[str, Any]) -> bool:

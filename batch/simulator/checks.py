@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +40,6 @@ class Asked:
     tool_choice: Any = None
     top_logprobs: int | None = None
     temperature: float = 1.0
-    dropped: tuple[str, ...] = ()
 
 
 class Checker:
@@ -48,9 +47,7 @@ class Checker:
 
     def __init__(self, config: SimulatorConfig, person: Personality) -> None:
         self._person = person
-        self._config = config
         self._overrides = dict(config.features)
-        self._models = {*config.models, *person.models}
         self._known: dict[tuple[str, str], Behaviour] = {}
 
     def read(self, body: Any) -> Asked | Problem:
@@ -61,11 +58,7 @@ class Checker:
         if not isinstance(model, str) or not model:
             return self._refused("you must provide a model parameter", "model")
         if not isinstance(messages, list) or not messages:
-            return self._refused(
-                "Invalid 'messages': empty array. Expected an array with minimum length 1.", "messages"
-            )
-        if problem := self.model_problem(model):
-            return problem
+            return self._refused("Invalid 'messages': expected an array with minimum length 1.", "messages")
         encoded = orjson.dumps(messages)
         asked = Asked(body, model, digest_of(encoded), len(encoded))
         for name in body:
@@ -74,15 +67,6 @@ class Checker:
         if not isinstance(asked.schema, dict) and b"JSON" in encoded:
             asked.schema = _prompted_schema(messages) or asked.schema
         return self._combinations(asked) or asked
-
-    def model_problem(self, model: str) -> Problem | None:
-        """404 for a model that is not served; None when any is."""
-        if self._config.any_model or model in self._models:
-            return None
-        if self._person.any_prefix and model.startswith(self._person.any_prefix):
-            return None
-        text = f"The model '{model}' does not exist or you do not have access to it."
-        return invalid(text, "model", status=404, code="model_not_found")
 
     def behaviour(self, feature: str, model: str) -> Behaviour:
         known = self._known.get((feature, model))
@@ -99,93 +83,30 @@ class Checker:
         renamed = name == self._person.seed_field != "seed"
         behaviour: Behaviour = "native" if renamed else self.behaviour(name, asked.model)
         if behaviour == "rejected" and not (name == "n" and value == 1):
-            return self._unsupported(name, asked.model)
+            return self._unsupported(name)
         if behaviour == "ignored" and name != "response_format":  # its kinds have rows of their own
-            asked.dropped = (*asked.dropped, name)
             return None
-        reader = _READERS.get("seed" if renamed else name)
-        return reader(self, asked, value) if reader else None
+        if name == "response_format":
+            return self._read_response_format(asked, value)
+        is_valid = _VALID.get("seed" if renamed else name)
+        if is_valid is not None and not is_valid(value, self._person):
+            return self._refused(f"Invalid value for '{name}'.", name, "invalid_value")
+        if reader := _READERS.get("seed" if renamed else name):
+            reader(asked, value)
+        if name == "stream_options":
+            asked.stream_usage = asked.stream_usage and self.behaviour("stream_usage", asked.model) == "native"
+        return None
 
-    def _unsupported(self, name: str, model: str) -> Problem:
-        if name in {"n"} and self._person.n_max == 1:
+    def _unsupported(self, name: str) -> Problem:
+        text = f"Unsupported parameter: '{name}' is not supported with this model."
+        if name == "n" and self._person.n_max == 1:
             text = "'n' : number must be at most 1"
         elif self._person.validation_status == 422:
             text = f"Unexpected fields: {{'{name}'}}"
-        else:
-            text = f"Unsupported parameter: '{name}' is not supported with this model."
-        return invalid(text, name, status=self._person.validation_status, code="unsupported_parameter")
+        return self._refused(text, name, "unsupported_parameter")
 
     def _refused(self, text: str, param: str, code: str | None = None) -> Problem:
         return invalid(text, param, status=self._person.validation_status, code=code)
-
-    def _read_n(self, asked: Asked, value: Any) -> Problem | None:
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= self._person.n_max:
-            return self._refused(
-                f"Invalid 'n': integer out of range, expected 1 to {self._person.n_max}.", "n", "invalid_value"
-            )
-        asked.n = value
-        return None
-
-    def _read_seed(self, asked: Asked, value: Any) -> Problem | None:
-        if not isinstance(value, int) or isinstance(value, bool):
-            return self._refused("Invalid type for 'seed': expected an integer.", "seed", "invalid_type")
-        asked.seed = value
-        return None
-
-    def _read_max_tokens(self, asked: Asked, value: Any) -> Problem | None:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            return self._refused(
-                "Invalid 'max_tokens': integer below minimum value.", "max_tokens", "integer_below_min_value"
-            )
-        asked.max_tokens = value
-        return None
-
-    def _read_stop(self, asked: Asked, value: Any) -> Problem | None:
-        stops = [value] if isinstance(value, str) else value
-        if not isinstance(stops, list) or len(stops) > 4 or not all(isinstance(stop, str) for stop in stops):
-            return self._refused(
-                "Invalid 'stop': expected a string or an array of at most 4 strings.", "stop", "invalid_type"
-            )
-        asked.stops = stops
-        return None
-
-    def _read_temperature(self, asked: Asked, value: Any) -> Problem | None:
-        top = self._person.temperature_max
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= max(top, 2.0):
-            return self._refused("Invalid 'temperature': decimal out of range.", "temperature", "invalid_value")
-        asked.temperature = min(float(value), top)
-        return None
-
-    def _read_stream(self, asked: Asked, value: Any) -> Problem | None:
-        asked.stream = bool(value)
-        return None
-
-    def _read_stream_options(self, asked: Asked, value: Any) -> Problem | None:
-        wanted = isinstance(value, dict) and bool(value.get("include_usage"))
-        asked.stream_usage = wanted and self.behaviour("stream_usage", asked.model) == "native"
-        return None
-
-    def _read_logprobs(self, asked: Asked, value: Any) -> Problem | None:
-        if value and asked.top_logprobs is None:
-            asked.top_logprobs = 0
-        return None
-
-    def _read_top_logprobs(self, asked: Asked, value: Any) -> Problem | None:
-        if not isinstance(value, int) or not 0 <= value <= self._person.top_logprobs_max:
-            text = f"Invalid 'top_logprobs': expected 0 to {self._person.top_logprobs_max}."
-            return self._refused(text, "top_logprobs", "invalid_value")
-        asked.top_logprobs = value
-        return None
-
-    def _read_tools(self, asked: Asked, value: Any) -> Problem | None:
-        if not isinstance(value, list):
-            return self._refused("Invalid type for 'tools': expected an array.", "tools", "invalid_type")
-        asked.tools = [tool for tool in value if isinstance(tool, dict)]
-        return None
-
-    def _read_tool_choice(self, asked: Asked, value: Any) -> Problem | None:
-        asked.tool_choice = value
-        return None
 
     def _read_response_format(self, asked: Asked, value: Any) -> Problem | None:
         kind = value.get("type") if isinstance(value, dict) else None
@@ -195,43 +116,72 @@ class Checker:
             return self._refused("Invalid value for 'response_format.type'.", "response_format", "invalid_value")
         behaviour = self.behaviour(kind, asked.model)
         if behaviour == "rejected":
-            text = f"response_format type '{kind}' is not supported by this model"
-            return invalid(text, "response_format", status=self._person.validation_status)
-        if behaviour == "ignored":
-            asked.dropped = (*asked.dropped, "response_format")
-            return None
-        asked.schema_kind = kind
-        given = value.get("json_schema")
-        asked.schema = given.get("schema", True) if isinstance(given, dict) else True
+            return self._refused(f"response_format type '{kind}' is not supported by this model", "response_format")
+        if behaviour == "native":
+            asked.schema_kind = kind
+            given = value.get("json_schema")
+            asked.schema = given.get("schema", True) if isinstance(given, dict) else True
         return None
 
     def _combinations(self, asked: Asked) -> Problem | None:
-        if asked.n > 1 and asked.temperature == 0 and self._person.n_with_temperature_0 == "rejected":
+        person = self._person
+        asked.temperature = min(asked.temperature, person.temperature_max)
+        if asked.n > 1 and asked.temperature == 0 and person.n_with_temperature_0 == "rejected":
             return self._refused(f"n must be 1 when using greedy sampling, got {asked.n}.", "n")
-        if self._person.no_combine == "json+tools" and asked.tools and asked.schema is not None:
+        if person.no_combine == "json+tools" and asked.tools and asked.schema is not None:
             return self._refused("response_format can not be combined with tools", "response_format")
-        if not _has_images(asked.body["messages"]):
-            return None
-        if self.behaviour("vision", asked.model) == "rejected":
+        if self.behaviour("vision", asked.model) == "rejected" and _has_images(asked.body["messages"]):
             return self._refused("image parts are not supported by this model", "messages")
         return None
 
 
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _stops(value: Any) -> list[Any]:
+    return [value] if isinstance(value, str) else value
+
+
 _ALWAYS = frozenset({"model", "messages"})
-_READERS: Mapping[str, Any] = {
-    "n": Checker._read_n,
-    "seed": Checker._read_seed,
-    "max_tokens": Checker._read_max_tokens,
-    "max_completion_tokens": Checker._read_max_tokens,
-    "stop": Checker._read_stop,
-    "temperature": Checker._read_temperature,
-    "stream": Checker._read_stream,
-    "stream_options": Checker._read_stream_options,
-    "logprobs": Checker._read_logprobs,
-    "top_logprobs": Checker._read_top_logprobs,
-    "tools": Checker._read_tools,
-    "tool_choice": Checker._read_tool_choice,
-    "response_format": Checker._read_response_format,
+_VALID: Mapping[str, Callable[[Any, Personality], bool]] = {
+    "n": lambda value, person: _is_int(value) and 1 <= value <= person.n_max,
+    "seed": lambda value, person: _is_int(value),
+    "max_tokens": lambda value, person: _is_int(value) and value >= 1,
+    "max_completion_tokens": lambda value, person: _is_int(value) and value >= 1,
+    "stop": lambda value, person: (
+        isinstance(_stops(value), list) and len(_stops(value)) <= 4 and all(isinstance(x, str) for x in _stops(value))
+    ),
+    "temperature": lambda value, person: (
+        (_is_int(value) or isinstance(value, float)) and 0 <= value <= max(person.temperature_max, 2.0)
+    ),
+    "top_logprobs": lambda value, person: _is_int(value) and 0 <= value <= person.top_logprobs_max,
+    "tools": lambda value, person: isinstance(value, list),
+}
+
+
+def _setter(name: str, read: Callable[[Any], Any] = lambda value: value) -> Callable[[Asked, Any], None]:
+    return lambda asked, value: setattr(asked, name, read(value))
+
+
+def _read_logprobs(asked: Asked, value: Any) -> None:
+    if value and asked.top_logprobs is None:
+        asked.top_logprobs = 0
+
+
+_READERS: Mapping[str, Callable[[Asked, Any], None]] = {
+    "n": _setter("n"),
+    "seed": _setter("seed"),
+    "max_tokens": _setter("max_tokens"),
+    "max_completion_tokens": _setter("max_tokens"),
+    "stop": _setter("stops", _stops),
+    "temperature": _setter("temperature", float),
+    "stream": _setter("stream", bool),
+    "stream_options": _setter("stream_usage", lambda v: isinstance(v, dict) and bool(v.get("include_usage"))),
+    "logprobs": _read_logprobs,
+    "top_logprobs": _setter("top_logprobs"),
+    "tools": _setter("tools", lambda value: [tool for tool in value if isinstance(tool, dict)]),
+    "tool_choice": _setter("tool_choice"),
 }
 
 
@@ -258,10 +208,6 @@ def _texts(messages: list[Any]) -> Iterator[str]:
 
 
 def _has_images(messages: list[Any]) -> bool:
-    for message in messages:
-        content = message.get("content") if isinstance(message, dict) else None
-        if isinstance(content, list) and any(
-            isinstance(part, dict) and part.get("type") == "image_url" for part in content
-        ):
-            return True
-    return False
+    contents = [message.get("content") for message in messages if isinstance(message, dict)]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return any(isinstance(part, dict) and part.get("type") == "image_url" for part in parts)

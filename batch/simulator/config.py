@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,17 +23,19 @@ RetryAfterForm = Literal[
 ]
 Behaviour = Literal["native", "ignored", "rejected"]
 
-FAULT_KINDS = frozenset({
-    # an HTTP error, in the personality's shape
-    "rate_limit", "status", "quota", "daily", "budget", "bad_key", "forbidden", "model_not_found",
-    "context_length", "content_policy", "overloaded", "unavailable", "schema_failed", "too_many_tokens", "redirect",
-    # the transport
-    "hang", "reset", "slow_body", "reset_mid_body", "truncated_json", "close", "html", "empty_body", "huge_body",
-    # HTTP 200 that is not what was asked for
-    "error_in_200", "wrong_n", "no_choices", "null_content", "invalid_json", "schema_violation", "fenced", "think",
-    "refusal", "content_filter", "length", "empty_finish_reason", "role_system", "no_usage",
-    "other_fingerprint", "other_model",
+# an HTTP error, in the personality's shape
+HTTP_FAULTS = frozenset({
+    "rate_limit", "status", "quota", "daily", "budget", "bad_key", "forbidden", "model_not_found", "context_length",
+    "content_policy", "overloaded", "unavailable", "schema_failed", "error_in_200",
 })  # fmt: skip
+TRANSPORT_FAULTS = frozenset({
+    "hang", "reset", "slow_body", "reset_mid_body", "truncated_json", "html", "empty_body", "redirect",
+})  # fmt: skip
+# HTTP 200 that is not what was asked for
+CONTENT_FAULTS = frozenset({
+    "wrong_n", "no_choices", "null_content", "invalid_json", "schema_violation", "refusal", "content_filter", "length",
+})  # fmt: skip
+FAULT_KINDS = HTTP_FAULTS | TRANSPORT_FAULTS | CONTENT_FAULTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,31 +102,25 @@ class Fault:
     """What goes wrong, and when.
 
     When: `rate` is a share of requests (0..1); `on` are request numbers, from 0, as they arrive;
-    neither means always. Both only among requests whose model is `model`, whose body contains
-    `contains` and not `unless`, which are the first `first` attempts at the same messages, seed and index,
-    and while fewer than `times` were hit. `sticky` draws by content instead of arrival: the same request
-    fails every time.
-    What: `kind` from FAULT_KINDS, with `status`, `code`, `message`, `retry_after_s` in the form
-    `retry_after`, and `seconds` for what takes time.
+    neither means always. Both only among requests whose body contains `contains` and not `unless`, which are
+    the first `first` attempts at the same messages and seed, and while fewer than `times` were hit. `sticky`
+    draws by content instead of arrival: the same request fails every time.
+    What: `kind` from FAULT_KINDS, with `status`, `retry_after_s` in the form `retry_after`, and `seconds` for
+    what takes time.
     """
 
     kind: str
     rate: float | None = None
     on: tuple[int, ...] = ()
-    model: str | None = None
     contains: str | None = None
     unless: str | None = None
-    key: str | None = None
     first: int | None = None
     times: int | None = None
     sticky: bool = False
     status: int | None = None
-    code: str | None = None
-    message: str | None = None
     retry_after: RetryAfterForm = "seconds"
     retry_after_s: float = 1.0
     seconds: float = 5.0
-    headers: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in FAULT_KINDS:
@@ -135,47 +131,33 @@ class Fault:
 class SimulatorConfig:
     """Everything the simulator can be told; the defaults answer at once and refuse nothing.
 
-    `features` overrides the personality per body key ("n", "seed", "json_schema", …). `valid_keys`
-    empty accepts any key; `invalid_keys` are refused even then. `unseeded` "fresh" lets requests without
-    a seed differ from each other. `slots` requests run at once and `queue_max` wait, as in an engine.
-    `tool_calls` says when tools are called: when the request forces it, always, or never.
+    `features` overrides the personality per body key ("n", "seed", "json_schema", …). `models` are listed
+    beside the personality's; any is answered. `valid_keys` empty accepts any key; `invalid_keys` are refused
+    even then. `unseeded` "fresh" lets requests without a seed differ from each other. `slots` requests run at
+    once and `queue_max` wait, as in an engine. `headers` is a family of rate-limit headers besides the
+    personality's own.
     """
 
     host: str = "127.0.0.1"
     port: int = 0
     personality: str = "openai"
-    models: tuple[str, ...] = ()  # added to the personality's
-    any_model: bool = True
+    models: tuple[str, ...] = ()
     latency: Latency = Latency()
     tokens_per_s: float | None = None
     answer_tokens: int = 40
-    answer_tokens_spread: float = 0.0  # share of answer_tokens, uniform
-    limits: tuple[Limit, ...] | None = None  # None: the personality's own when `enforce_documented`
-    enforce_documented: bool = False
-    headers: str | None = None  # family of rate-limit headers; None: the personality's
+    limits: tuple[Limit, ...] = ()
+    headers: str | None = None
     faults: tuple[Fault, ...] = ()
     features: tuple[tuple[str, Behaviour], ...] = ()
     unseeded: Literal["same", "fresh"] = "same"
-    tool_calls: Literal["when_forced", "always", "never"] = "when_forced"
     valid_keys: tuple[str, ...] = ()
     invalid_keys: tuple[str, ...] = ()
-    require_key: bool = False
     slots: int | None = None
     queue_max: int | None = None
-    keep_alive_s: float | None = None
-    gzip: bool = False
     seed: int = 1
     log_path: Path | None = None
     log_bodies: bool = False
     keep_log: bool = True  # the in-memory witness; off for long benchmarks
-    keep_log_max: int = 200_000
-    log_headers: tuple[str, ...] = ()  # besides every x-*, request headers to keep in the log
-    max_body_bytes: int = 64 * 1024 * 1024
-    context_tokens: int | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    tls_client_ca: Path | None = None  # asks clients for a certificate
-    extra_headers: tuple[tuple[str, str], ...] = field(default=())
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> SimulatorConfig:
@@ -199,29 +181,21 @@ def _converted(name: str, value: Any) -> Any:
     if value is None:
         return None
     if name == "latency":
-        if isinstance(value, dict):
-            return Latency(**value)
-        return value if isinstance(value, Latency) else Latency.parse(str(value))
+        return Latency(**value) if isinstance(value, dict) else Latency.parse(str(value))
     if name == "limits":
-        return tuple(item if isinstance(item, Limit) else Limit(**item) for item in value)
+        return tuple(Limit(**item) for item in value)
     if name == "faults":
-        return tuple(item if isinstance(item, Fault) else _fault(item) for item in value)
-    if name in {"features", "extra_headers"}:
-        pairs = value.items() if isinstance(value, dict) else value
-        return tuple((str(key), item) for key, item in pairs)
-    if name in {"log_path", "tls_cert", "tls_key", "tls_client_ca"}:
+        return tuple(read_fault(item) for item in value)
+    if name == "features":
+        return tuple(value.items())
+    if name == "log_path":
         return Path(value)
-    if name in {"models", "valid_keys", "invalid_keys", "log_headers"}:
-        return tuple(value)
-    return value
+    return tuple(value) if name in {"models", "valid_keys", "invalid_keys"} else value
 
 
-def _fault(values: dict[str, Any]) -> Fault:
+def read_fault(values: dict[str, Any]) -> Fault:
+    """Raises ValueError that names what there is."""
     known = {f.name for f in dataclasses.fields(Fault)}
     if unknown := sorted(set(values) - known):
         raise ValueError(f"fault: no such key {', '.join(unknown)}; there are {', '.join(sorted(known))}")
-    given = dict(values)
-    given["on"] = tuple(given.get("on", ()))
-    pairs = given.get("headers", ())
-    given["headers"] = tuple(pairs.items() if isinstance(pairs, dict) else (tuple(pair) for pair in pairs))
-    return Fault(**given)
+    return Fault(**{**values, "on": tuple(values.get("on", ()))})

@@ -1,6 +1,6 @@
-"""Steering a running simulator over HTTP, from loopback only: GET and POST /control, GET /control/log.
+"""Steering a running simulator over HTTP, from loopback only: GET and POST /control.
 
-Owns: reading totals and the log, and changing settings. POST takes SimulatorConfig's keys as JSON,
+Owns: reading totals, and changing settings. POST takes SimulatorConfig's keys as JSON,
 only those to change; "forget": true empties the log.
 May not touch: how a setting works.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs
 
 import orjson
 
@@ -19,19 +18,15 @@ from batch.simulator.protocol import Head, Reply
 if TYPE_CHECKING:
     from batch.simulator.server import Simulator
 
-_FIXED = {"host", "port", "log_path", "keep_log", "keep_log_max", "tls_cert", "tls_key", "tls_client_ca"}
+_FIXED = {"host", "port", "log_path", "keep_log"}
 
 
 def answer(simulator: Simulator, head: Head, body: bytes, peer: str) -> Reply:
     """403 from elsewhere; 400 with the reason for what cannot be set."""
     if peer not in {"127.0.0.1", "::1"}:
         return _json(403, {"error": "control is for loopback only"})
-    if head.path == "/control/log" and head.method == "GET":
-        after = int(parse_qs(head.query).get("after", ["-1"])[0])
-        lines = [orjson.dumps(record.to_json()) for record in simulator.witness.records(after)]
-        return Reply(200, b"\n".join([*lines, b""]) if lines else b"", content_type="application/x-ndjson")
     if head.path != "/control":
-        return _json(404, {"error": "there are /control and /control/log"})
+        return _json(404, {"error": "there is /control"})
     if head.method == "POST":
         try:
             _change(simulator, orjson.loads(body))

@@ -18,7 +18,7 @@ import orjson
 from batch.simulator.answers import embedding_of
 from batch.simulator.chat import Completion
 from batch.simulator.checks import Asked
-from batch.simulator.errors import Problem, error_body
+from batch.simulator.errors import error_body, invalid
 from batch.simulator.protocol import Reply
 from batch.simulator.queueing import Slots
 from batch.simulator.witness import Witness
@@ -36,32 +36,34 @@ _DIMENSIONS = 16
 _STARTED = 1_700_000_000
 
 
-def models(exchange: Exchange) -> Reply:
-    """GET /v1/models."""
-    names = [*exchange.person.models, *exchange.config.models]
-    data = [{"id": name, "object": "model", "created": _STARTED, "owned_by": exchange.person.name} for name in names]
-    return Reply(200, orjson.dumps({"object": "list", "data": data}))
-
-
-def get(path: str, exchange: Exchange, witness: Witness, slots: Slots) -> Reply:
-    """Any other GET: health, gauges, one model, or 404."""
+def get(kind: str | None, path: str, exchange: Exchange, witness: Witness, slots: Slots) -> Reply:
+    """Any GET: models, health, gauges, one model, or 404."""
+    person = exchange.person
+    if kind == "models":
+        names = [*person.models, *exchange.config.models]
+        return _json({"object": "list", "data": [_model(name, person.name) for name in names]})
     if path in {"/health", "/ready", "/ping", "/"}:
-        return Reply(200, b'{"status":"ok"}')
-    if path == "/metrics" and exchange.person.metrics is not None:
-        text = _GAUGES[exchange.person.metrics].format(
-            running=slots.running, waiting=slots.waiting, name=exchange.person.models[0],
+        return _json({"status": "ok"})
+    if path == "/metrics" and person.metrics is not None:
+        text = _GAUGES[person.metrics].format(
+            running=slots.running, waiting=slots.waiting, name=person.models[0],
             tokens=witness.completion_tokens, kv=slots.running / (slots.size or 1),
         )  # fmt: skip
         return Reply(200, text.encode(), content_type="text/plain; version=0.0.4")
     if path == "/version":
-        return Reply(200, b'{"version":"simulated"}')
-    name = unquote(path.partition("/models/")[2])
-    if name and exchange.model_problem(name) is None:
-        return Reply(
-            200, orjson.dumps({"id": name, "object": "model", "created": _STARTED, "owned_by": exchange.person.name})
-        )
-    problem = Problem(404, "invalid_request_error", f"Not found: GET {path.split('?')[0][:200]}")
-    return Reply(404, orjson.dumps(error_body(exchange.person.errors, problem)))
+        return _json({"version": "simulated"})
+    if name := unquote(path.partition("/models/")[2]):
+        return _json(_model(name, person.name))
+    problem = invalid(f"Not found: GET {path.split('?')[0][:200]}", status=404)
+    return _json(error_body(person.errors, problem), 404)
+
+
+def _model(name: str, owner: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": _STARTED, "owned_by": owner}
+
+
+def _json(value: Any, status: int = 200) -> Reply:
+    return Reply(status, orjson.dumps(value))
 
 
 def as_chat(kind: str, body: Any) -> Any:
@@ -124,15 +126,10 @@ def _to_response(asked: Asked, completion: Completion) -> None:
         part = {"type": "output_text", "text": message["content"], "annotations": []}
         if message.get("refusal"):
             part = {"type": "refusal", "refusal": message["refusal"]}
-        output.append(
-            {
-                "type": "message",
-                "id": "msg" + chat["id"][8:],
-                "role": "assistant",
-                "status": "completed",
-                "content": [part],
-            }
-        )
+        output.append({
+            "type": "message", "id": "msg" + chat["id"][8:], "role": "assistant", "status": "completed",
+            "content": [part],
+        })  # fmt: skip
     cut = any(choice["finish_reason"] == "length" for choice in chat["choices"])
     completion.data = {
         "id": "resp" + chat["id"][8:], "object": "response", "created_at": chat["created"], "model": asked.model,

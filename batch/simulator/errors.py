@@ -39,7 +39,7 @@ def invalid(message: str, param: str | None = None, *, status: int = 400, code: 
 
 
 def fault_problem(fault: Fault, model: str, now: float) -> Problem:
-    """What an HTTP-error fault says, before fault.status, code and message override it."""
+    """What an HTTP-error fault says."""
     status, kind, code, message = _CANNED[fault.kind]
     wait = fault.retry_after_s if fault.kind in {"rate_limit", "daily", "budget", "overloaded", "unavailable"} else None
     if fault.retry_after == "body_text" and wait is not None:
@@ -54,26 +54,19 @@ def fault_problem(fault: Fault, model: str, now: float) -> Problem:
         extra = {"quota_id": "GenerateRequestsPerDayPerProjectPerModel"}
     status = fault.status or status
     if fault.kind == "status":
-        kind, code, message = _BY_STATUS.get(
-            status, ("server_error" if status >= 500 else "invalid_request_error", None, "Error.")
-        )
-    text = fault.message or message.format(model=model)
+        kind, code, message = _BY_STATUS.get(status, _BY_STATUS[500 if status >= 500 else 400])
     told = wait if fault.retry_after in {"body_text", "retry_info"} else None
-    return Problem(status, kind, text, fault.code or code, None, told, extra)
+    return Problem(status, kind, message.format(model=model), code, None, told, extra)
 
 
 def refusal_problem(refusal: Refusal, model: str) -> Problem:
     """429 in the words that OpenAI and Groq use: which limit, what was used and asked for."""
     limit = refusal.limit
     if limit.what == "concurrency":
-        return Problem(429, "rate_limit_error", f"Too many concurrent requests: limit {int(limit.amount)}.",
-                       "concurrency_limit_exceeded", None, None)  # fmt: skip
+        text = f"Too many concurrent requests: limit {int(limit.amount)}."
+        return Problem(429, "rate_limit_error", text, "concurrency_limit_exceeded")
     unit = {1.0: "sec", 60.0: "min", 3600.0: "hour", 86_400.0: "day"}.get(limit.per_s, f"{limit.per_s:g} s")
-    short = (
-        {"requests": "R", "tokens": "T", "input_tokens": "IT", "output_tokens": "OT"}[limit.what]
-        + "P"
-        + unit[0].upper()
-    )
+    short = "".join(word[0] for word in [*limit.what.split("_"), "per", unit]).upper()
     text = (
         f"Rate limit reached for {model} in organization org-simulated on {limit.what.replace('_', ' ')} per {unit} "
         f"({short}): Limit {int(limit.amount)}, Used {math.ceil(refusal.used)}, Requested {int(refusal.requested)}."
@@ -93,10 +86,6 @@ _CANNED: dict[str, _Canned] = {
     "daily": (
         429, "requests", _RATE,
         "Rate limit reached for {model} on requests per day (RPD): Limit 1000, Used 1000, Requested 1.",
-    ),
-    "too_many_tokens": (
-        429, "tokens", _RATE,
-        "Request too large for {model} on tokens per min (TPM): Limit 1000, Requested 4000.",
     ),
     "quota": (
         429, "insufficient_quota", "insufficient_quota",
@@ -122,9 +111,7 @@ _CANNED: dict[str, _Canned] = {
     ),
     "overloaded": (529, "overloaded_error", "overloaded", "Overloaded."),
     "unavailable": (503, "server_error", "unavailable", "The engine is currently overloaded, please try again later."),
-    "status": (
-        500, "server_error", None, "The server had an error while processing your request. Sorry about that!",
-    ),
+    "status": (500, "", None, ""),  # said by _BY_STATUS
 }  # fmt: skip
 
 _BY_STATUS: dict[int, tuple[str, str | None, str]] = {
@@ -133,20 +120,19 @@ _BY_STATUS: dict[int, tuple[str, str | None, str]] = {
     408: ("timeout", None, "Request timed out."),
     409: ("conflict", None, "Conflict, try again."),
     422: ("invalid_request_error", None, "Unprocessable request."),
+    500: ("server_error", None, "The server had an error while processing your request. Sorry about that!"),
     501: ("not_implemented", None, "Not implemented."),
     503: ("server_error", None, "Service unavailable."),
     529: ("overloaded_error", "overloaded", "Overloaded."),
 }
-for _status in (500, 502, 504, 520, 522, 524):
-    _BY_STATUS[_status] = (
-        "server_error",
-        None,
-        "The server had an error while processing your request. Sorry about that!",
-    )
+
+
+def _flat(problem: Problem) -> dict[str, Any]:
+    return {"message": problem.message, "type": problem.kind, "param": problem.param, "code": problem.code}
 
 
 def _openai(problem: Problem) -> dict[str, Any]:
-    body = {"message": problem.message, "type": problem.kind, "param": problem.param, "code": problem.code}
+    body = _flat(problem)
     if "budget" in problem.extra:
         body["budget"] = problem.extra["budget"]
     return {"error": body}
@@ -161,19 +147,13 @@ _MX4_CODES = {
 def _mx4(problem: Problem) -> dict[str, Any]:
     code = "context_length_exceeded" if problem.code == "context_length_exceeded" else None
     details = {"field": problem.param, "issue": problem.message} if problem.param else {"reason": problem.code}
-    return {
-        "error": {
-            "code": code or _MX4_CODES.get(problem.status, "internal_error"),
-            "message": problem.message,
-            "details": details,
-        }
-    }
+    code = code or _MX4_CODES.get(problem.status, "internal_error")
+    return {"error": {"code": code, "message": problem.message, "details": details}}
 
 
 def _megallm(problem: Problem) -> dict[str, Any]:
-    kind = {400: "invalid_request_error", 401: "authentication_error", 429: "rate_limit_error"}.get(
-        problem.status, "internal_error"
-    )
+    kinds = {400: "invalid_request_error", 401: "authentication_error", 429: "rate_limit_error"}
+    kind = kinds.get(problem.status, "internal_error")
     body: dict[str, Any] = {"message": problem.message, "type": kind}
     return {"error": {**body, "param": problem.param} if problem.param else body}
 
@@ -209,30 +189,13 @@ def _gemini(problem: Problem) -> dict[str, Any]:
 
 
 def _mistral(problem: Problem) -> dict[str, Any]:
+    body: dict[str, Any] = {"object": "error", **_flat(problem)}
     if problem.status == 429:
-        return {
-            "object": "error",
-            "message": "Rate limit exceeded",
-            "type": "rate_limited",
-            "param": None,
-            "code": "1300",
-        }
+        return body | {"message": "Rate limit exceeded", "type": "rate_limited", "param": None, "code": "1300"}
     if problem.status == 422:
         detail = {"type": "extra_forbidden", "loc": ["body", problem.param], "msg": problem.message}
-        return {
-            "object": "error",
-            "message": {"detail": [detail]},
-            "type": "invalid_request_error",
-            "param": None,
-            "code": None,
-        }
-    return {
-        "object": "error",
-        "message": problem.message,
-        "type": problem.kind,
-        "param": problem.param,
-        "code": problem.code,
-    }
+        return body | {"message": {"detail": [detail]}, "param": None, "code": None}
+    return body
 
 
 def _openrouter(problem: Problem) -> dict[str, Any]:
@@ -241,17 +204,16 @@ def _openrouter(problem: Problem) -> dict[str, Any]:
 
 
 def _cerebras(problem: Problem) -> dict[str, Any]:
-    message = problem.message
+    body = _flat(problem)
     if problem.code == "context_length_exceeded":
-        message = "Please reduce the length of the messages or completion. Current length is 9000 while limit is 8192"
-    return {"message": message, "type": problem.kind, "param": problem.param, "code": problem.code}
+        body["message"] = "Please reduce the length of the messages. Current length is 9000 while limit is 8192"
+    return body
 
 
 def _vllm(problem: Problem) -> dict[str, Any]:
-    kind = {400: "BadRequestError", 404: "NotFoundError", 503: "ServiceUnavailableError"}.get(
-        problem.status, "InternalServerError"
-    )
-    return {"error": {"message": problem.message, "type": kind, "param": problem.param, "code": problem.status}}
+    kinds = {400: "BadRequestError", 404: "NotFoundError", 503: "ServiceUnavailableError"}
+    return {"error": {**_flat(problem), "type": kinds.get(problem.status, "InternalServerError"),
+                      "code": problem.status}}  # fmt: skip
 
 
 def _llamacpp(problem: Problem) -> dict[str, Any]:
@@ -261,9 +223,8 @@ def _llamacpp(problem: Problem) -> dict[str, Any]:
 
 
 def _ollama(problem: Problem) -> dict[str, Any]:
-    kind = {404: "not_found_error"}.get(
-        problem.status, "api_error" if problem.status >= 500 else "invalid_request_error"
-    )
+    kind = "api_error" if problem.status >= 500 else "invalid_request_error"
+    kind = "not_found_error" if problem.status == 404 else kind
     return {"error": {"message": problem.message, "type": kind, "param": None, "code": None}}
 
 

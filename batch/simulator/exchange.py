@@ -8,6 +8,7 @@ May not touch: sockets (protocol.py) and the texts of answers (chat.py) and erro
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -16,16 +17,29 @@ from batch.clock import Clock
 from batch.simulator import endpoints
 from batch.simulator.chat import Completion, Speaker
 from batch.simulator.checks import Asked, Checker
-from batch.simulator.config import Fault, SimulatorConfig
-from batch.simulator.delivery import broken_reply, completion_reply
+from batch.simulator.config import HTTP_FAULTS, TRANSPORT_FAULTS, Fault, SimulatorConfig
+from batch.simulator.delivery import broken_reply, completion_reply, error_event
 from batch.simulator.errors import Problem, error_body, fault_problem, invalid, refusal_problem
-from batch.simulator.faults import HTTP_ERRORS, TRANSPORT, FaultPicker, fraction, gaussian
+from batch.simulator.faults import FaultPicker, fraction, gaussian
 from batch.simulator.headers import Headers, rate_headers, retry_after
 from batch.simulator.limiter import Cost, Limiter, Refusal, Ticket
 from batch.simulator.personalities import personality
 from batch.simulator.protocol import Head, Reply
 from batch.simulator.queueing import Slots
 from batch.simulator.witness import Record, Witness
+
+
+@dataclass(slots=True)
+class _Call:
+    """What is known of a request so far; `body` as received, `asked` once it could be read."""
+
+    head: Head
+    number: int
+    now: float
+    key: str
+    body: Any = None
+    asked: Asked | None = None
+    fault: Fault | None = None
 
 
 class Exchange:
@@ -40,10 +54,7 @@ class Exchange:
         self._checker = Checker(config, self.person)
         self._speaker = Speaker(config, self.person)
         self._faults = FaultPicker(config.faults, config.seed)
-        limits = config.limits
-        if limits is None:
-            limits = self.person.limits if config.enforce_documented else ()
-        self._limiter = Limiter(limits)
+        self._limiter = Limiter(config.limits)
         self._family = config.headers or self.person.headers
         self._is_engine = slots.size is not None
         prefixes = {"/v1", *self.person.prefixes}
@@ -51,175 +62,132 @@ class Exchange:
 
     def answer(self, head: Head, raw: bytes) -> Reply:
         """The reply to one request; never raises for what a client may send."""
-        now = self._clock.now()
-        number = self._witness.next_number()
         key = head.headers.get("authorization", "").removeprefix("Bearer ").strip() or head.headers.get("api-key", "")
+        call = _Call(head, self._witness.next_number(), self._clock.now(), key)
         kind = self._routes.get(head.path)
-        if kind is None and head.method == "GET":
-            return endpoints.get(head.path, self, self._witness, self._slots)
+        if head.method == "GET" and kind in {None, "models"}:
+            return endpoints.get(kind, head.path, self, self._witness, self._slots)
         if kind is None:
-            return self._refuse(
-                head,
-                number,
-                now,
-                key,
-                Problem(404, "invalid_request_error", f"Invalid URL ({head.method} {head.path})"),
-            )
+            return self._refuse(call, invalid(f"Invalid URL ({head.method} {head.path})", status=404))
         if head.method != "POST":
-            if kind == "models":
-                return endpoints.models(self)
-            return self._refuse(head, number, now, key, Problem(405, "invalid_request_error", "Method not allowed."))
+            return self._refuse(call, invalid("Method not allowed.", status=405))
         if problem := self._key_problem(key):
-            return self._refuse(head, number, now, key, problem)
+            return self._refuse(call, problem)
         try:
-            body = orjson.loads(raw)
+            call.body = orjson.loads(raw)
         except orjson.JSONDecodeError:
-            return self._refuse(head, number, now, key, invalid("We could not parse the JSON body of your request."))
-        return self._chat(kind, head, number, now, key, body, raw)
+            return self._refuse(call, invalid("We could not parse the JSON body of your request."))
+        return self._chat(kind, call, raw)
 
-    def model_problem(self, model: str) -> Problem | None:
-        return self._checker.model_problem(model)
-
-    def _chat(self, kind: str, head: Head, number: int, now: float, key: str, body: Any, raw: bytes) -> Reply:
-        asked = self._checker.read(body if kind == "chat" else endpoints.as_chat(kind, body))
+    def _chat(self, kind: str, call: _Call, raw: bytes) -> Reply:
+        asked = self._checker.read(call.body if kind == "chat" else endpoints.as_chat(kind, call.body))
         if isinstance(asked, Problem):
-            return self._refuse(head, number, now, key, asked, body=body)
-        asked.body = body
-        fault = self._faults.pick(asked.content + b"|%d" % (asked.seed or 0), raw, asked.model, key)
-        if fault is not None and fault.kind in HTTP_ERRORS:
-            return self._fail(head, number, now, key, asked, fault)
-        if problem := self._context_problem(asked):
-            return self._refuse(head, number, now, key, problem, asked=asked)
+            return self._refuse(call, asked)
+        call.asked = asked
+        call.fault = fault = self._faults.pick(asked.content + b"|%d" % (asked.seed or 0), raw)
+        if fault is not None and fault.kind in HTTP_FAULTS:
+            return self._fail(call, asked, fault)
         if self._slots.is_full:
-            text = "The request queue is full."
-            return self._refuse(
-                head, number, now, key, Problem(self.person.full_status, "server_error", text), asked=asked
-            )
-        ticket = self._limiter.admit(now, key, asked.model, self._cost(asked))
+            return self._refuse(call, Problem(self.person.full_status, "server_error", "The request queue is full."))
+        cost = Cost(3 + asked.prompt_bytes // 4, (asked.max_tokens or self.config.answer_tokens) * asked.n)
+        ticket = self._limiter.admit(call.now, call.key, asked.model, cost)
         if isinstance(ticket, Refusal):
-            return self._limit(head, number, now, key, asked, ticket)
+            return self._limit(call, asked, ticket)
         cached = self._speaker.was_cached(asked)
-        completion = self._speaker.complete(asked, number, int(now), fault.kind if fault else None)
-        endpoints.reshape(kind, body, asked, completion)
-        reply = self._reply(kind, head, number, asked, completion, fault)
-        reply.headers += self._headers(number, now, key, asked, completion, reply.delay_s)
+        completion = self._speaker.complete(asked, call.number, int(call.now), fault.kind if fault else None)
+        endpoints.reshape(kind, call.body, asked, completion)
+        reply = self._reply(call, asked, completion, streamed=asked.stream and kind == "chat")
+        reply.headers += self._headers(call, completion, reply.delay_s)
         if self.person.cached_answers:
             reply.headers.append(("x-modelux-cache", "HIT" if cached else "MISS"))
-        self._log(head, number, now, key, reply.status, asked, fault, completion)
+        self._log(call, reply.status, completion)
         self._hold(reply, ticket, completion)
         return reply
 
-    def _reply(
-        self, kind: str, head: Head, number: int, asked: Asked, completion: Completion, fault: Fault | None
-    ) -> Reply:
+    def _reply(self, call: _Call, asked: Asked, completion: Completion, *, streamed: bool) -> Reply:
         """The completion on its way: whole, as a stream, or broken by a transport fault."""
-        delay = self._delay(number)
-        tokens = completion.output_tokens / max(1, asked.n)
-        generating = tokens / self.config.tokens_per_s if self.config.tokens_per_s else 0.0
-        streamed = asked.stream and kind == "chat"
-        zips = self.config.gzip and "gzip" in head.headers.get("accept-encoding", "")
-        if fault is not None and fault.kind in TRANSPORT:
-            reply = broken_reply(fault, completion.data, stream=streamed)
-            reply.delay_s += delay
+        if call.fault is not None and call.fault.kind in TRANSPORT_FAULTS:
+            reply = broken_reply(call.fault, completion.data, stream=streamed)
         else:
-            reply = completion_reply(completion.data, asked, streamed=streamed, seconds=generating, zips=zips)
-            reply.delay_s += delay
-            if self.person.leading_blank_lines and not streamed and not reply.headers:
+            tokens = completion.output_tokens / max(1, asked.n)
+            generating = tokens / self.config.tokens_per_s if self.config.tokens_per_s else 0.0
+            reply = completion_reply(completion.data, asked, streamed=streamed, seconds=generating)
+            if self.person.leading_blank_lines and not streamed:
                 reply.body = b"\n\n" + reply.body
+        reply.delay_s += self._delay(call.number)
         reply.takes_slot = self._is_engine
         return reply
 
-    def _fail(self, head: Head, number: int, now: float, key: str, asked: Asked, fault: Fault) -> Reply:
+    def _fail(self, call: _Call, asked: Asked, fault: Fault) -> Reply:
         """An HTTP error as told by a fault, in the vendor's shape."""
         if fault.kind == "error_in_200":
-            inner = Problem(fault.status or 502, "server_error", fault.message or "Provider returned error", fault.code)
-            reply = self._error(inner, status=200)
-            if asked.stream:
-                reply = Reply(
-                    200,
-                    pieces=[(0.0, b"data: " + reply.body + b"\n\n")],
-                    chunked=True,
-                    content_type="text/event-stream",
-                )
+            reply = self._error(Problem(fault.status or 502, "server_error", "Provider returned error"), status=200)
+            reply = error_event(reply) if asked.stream else reply
         else:
-            problem = fault_problem(fault, asked.model, now)
+            problem = fault_problem(fault, asked.model, call.now)
             if fault.kind == "bad_key":
                 problem = self._bad_key(problem.message)
             reply = self._error(problem)
             if problem.status in {402, 429, 503, 529}:
-                reply.headers += retry_after(fault.retry_after, fault.retry_after_s, now)
-        reply.headers += fault.headers
-        reply.headers += self._headers(number, now, key, asked, None, 0.0)
-        reply.delay_s = self._delay(number)
-        self._log(head, number, now, key, reply.status, asked, fault, None)
-        return reply
+                reply.headers += retry_after(fault.retry_after, fault.retry_after_s, call.now)
+        reply.delay_s = self._delay(call.number)
+        return self._told(call, reply)
 
-    def _limit(self, head: Head, number: int, now: float, key: str, asked: Asked, refusal: Refusal) -> Reply:
+    def _limit(self, call: _Call, asked: Asked, refusal: Refusal) -> Reply:
         """429 of a limit that is enforced here."""
         reply = self._error(refusal_problem(refusal, asked.model))
         if math.isfinite(refusal.retry_after_s) and self.person.errors != "gemini":
-            reply.headers += retry_after("seconds", max(1.0, refusal.retry_after_s), now)
+            reply.headers += retry_after("seconds", max(1.0, refusal.retry_after_s), call.now)
             if self._family == "openai":
-                reply.headers += retry_after("ms", refusal.retry_after_s, now)
-        reply.headers += self._headers(number, now, key, asked, None, 0.0)
-        self._log(head, number, now, key, reply.status, asked, None, None)
-        return reply
+                reply.headers += retry_after("ms", refusal.retry_after_s, call.now)
+        return self._told(call, reply)
 
-    def _refuse(
-        self, head: Head, number: int, now: float, key: str, problem: Problem,
-        *, asked: Asked | None = None, body: Any = None,
-    ) -> Reply:  # fmt: skip
+    def _refuse(self, call: _Call, problem: Problem) -> Reply:
         """An error that the request itself caused."""
-        reply = self._error(problem)
-        reply.headers += self._headers(number, now, key, asked, None, 0.0)
-        self._log(head, number, now, key, problem.status, asked, None, None, body=body)
+        return self._told(call, self._error(problem))
+
+    def _told(self, call: _Call, reply: Reply) -> Reply:
+        """An error with its headers, in the log."""
+        reply.headers += self._headers(call, None, 0.0)
+        self._log(call, reply.status, None)
         return reply
 
     def _error(self, problem: Problem, *, status: int | None = None) -> Reply:
         return Reply(status or problem.status, orjson.dumps(error_body(self.person.errors, problem)))
 
     def _key_problem(self, key: str) -> Problem | None:
-        config = self.config
-        if not key and (config.require_key or config.valid_keys):
-            return Problem(401, "invalid_request_error", "You didn't provide an API key.")
-        if key in config.invalid_keys or (config.valid_keys and key not in config.valid_keys):
+        valid = self.config.valid_keys
+        if not key and valid:
+            return invalid("You didn't provide an API key.", status=401)
+        if key in self.config.invalid_keys or (valid and key not in valid):
             return self._bad_key("Incorrect API key provided.")
         return None
 
     def _bad_key(self, message: str) -> Problem:
-        return Problem(self.person.bad_key_status, "invalid_request_error", message, "invalid_api_key")
-
-    def _context_problem(self, asked: Asked) -> Problem | None:
-        allowed = self.config.context_tokens
-        if allowed is None or self._cost(asked).input + (asked.max_tokens or 0) <= allowed:
-            return None
-        return fault_problem(Fault("context_length"), asked.model, 0.0)
-
-    def _cost(self, asked: Asked) -> Cost:
-        return Cost(3 + asked.prompt_bytes // 4, (asked.max_tokens or self.config.answer_tokens) * asked.n)
+        return invalid(message, status=self.person.bad_key_status, code="invalid_api_key")
 
     def _delay(self, number: int) -> float:
-        latency = self.config.latency
+        latency, seed = self.config.latency, self.config.seed
         if latency.kind == "constant":
             return latency.a
-        seed = self.config.seed
-        return latency.draw(
-            fraction(seed, 101, number), gaussian(seed, 102, number) if latency.kind == "lognormal" else 0
-        )
+        normal = gaussian(seed, 102, number) if latency.kind == "lognormal" else 0
+        return latency.draw(fraction(seed, 101, number), normal)
 
-    def _headers(
-        self, number: int, now: float, key: str, asked: Asked | None, completion: Completion | None, delay: float
-    ) -> Headers:
-        headers: Headers = list(self.config.extra_headers)
+    def _headers(self, call: _Call, completion: Completion | None, delay: float) -> Headers:
+        headers: Headers = []
         if self.person.request_id_header:
-            headers.append((self.person.request_id_header, f"req_sim{number:x}"))
+            headers.append((self.person.request_id_header, f"req_sim{call.number:x}"))
+        if call.asked is None:
+            return headers
         if completion is not None and self.person.response_headers:
             cost = (completion.input_tokens + 4 * completion.output_tokens) * 1e-7
-            values = {"id": f"mlx_{number:x}", "model": asked.model if asked else "", "cost": f"{cost:.7f}",
+            values = {"id": f"mlx_{call.number:x}", "model": call.asked.model, "cost": f"{cost:.7f}",
                       "latency_ms": int(delay * 1000)}  # fmt: skip
             headers += [(name, text.format_map(values)) for name, text in self.person.response_headers.items()]
-        if asked is not None and self._limiter.limits and self._family != "none":
-            headers += rate_headers(self._family, self._limiter.readings(now, key, asked.model), now)
+        if self._limiter.limits:
+            headers += rate_headers(
+                self._family, self._limiter.readings(call.now, call.key, call.asked.model), call.now
+            )
         return headers
 
     def _hold(self, reply: Reply, ticket: Ticket, completion: Completion) -> None:
@@ -235,24 +203,20 @@ class Exchange:
 
         reply.on_end = on_end
 
-    def _log(
-        self, head: Head, number: int, now: float, key: str, status: int, asked: Asked | None,
-        fault: Fault | None, completion: Completion | None, *, body: Any = None,
-    ) -> None:  # fmt: skip
-        name = fault.kind if fault else None
+    def _log(self, call: _Call, status: int, completion: Completion | None) -> None:
+        asked, fault = call.asked, call.fault.kind if call.fault else None
         tokens = (completion.input_tokens, completion.output_tokens) if completion else (0, 0)
-        self._witness.count(status, name, *tokens)
+        self._witness.count(status, fault, *tokens)
         if not self._witness.is_listening:
             return
-        sent = asked.body if asked else body if isinstance(body, dict) else {}
-        wanted = self.config.log_headers
+        sent = call.body if isinstance(call.body, dict) else {}
         self._witness.write(Record(
-            number=number, time=now, path=head.path, status=status, fault=name,
+            number=call.number, time=call.now, path=call.head.path, status=status, fault=fault,
             model=str(sent.get("model", "")), sha=asked.content.hex() if asked else "",
             seed=sent.get(self.person.seed_field), n=sent.get("n"), stream=bool(sent.get("stream")),
             schema=asked.schema_kind if asked else None, prompt_tokens=tokens[0], completion_tokens=tokens[1],
-            key=key[-4:], keys=tuple(sent),
+            key=call.key[-4:], keys=tuple(sent),
             parameters={k: v for k, v in sent.items() if isinstance(v, int | float | bool) or k.startswith("mlx:")},
-            headers={k: v for k, v in head.headers.items() if k.startswith("x-") or k in wanted},
+            headers={k: v for k, v in call.head.headers.items() if k.startswith("x-")},
             body=sent if self.config.log_bodies else None,
         ))  # fmt: skip

@@ -8,18 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from fnmatch import fnmatchcase
 
 from batch.simulator.config import Fault
-
-HTTP_ERRORS = frozenset({
-    "rate_limit", "status", "quota", "daily", "budget", "bad_key", "forbidden", "model_not_found", "context_length",
-    "content_policy", "overloaded", "unavailable", "schema_failed", "too_many_tokens", "error_in_200",
-})  # fmt: skip
-TRANSPORT = frozenset({
-    "hang", "reset", "slow_body", "reset_mid_body", "truncated_json", "close", "html", "empty_body",
-    "huge_body", "redirect",
-})  # fmt: skip
 
 
 class FaultPicker:
@@ -33,8 +23,8 @@ class FaultPicker:
         self._counts_attempts = any(fault.first is not None for fault in faults)
         self._arrivals = 0
 
-    def pick(self, content: bytes, raw_body: bytes, model: str, key: str) -> Fault | None:
-        """`content` identifies messages, seed and parameters; arrivals are counted here, from 0."""
+    def pick(self, content: bytes, raw_body: bytes) -> Fault | None:
+        """`content` identifies messages and seed; arrivals are counted here, from 0."""
         if not self._faults:
             return None
         number, self._arrivals = self._arrivals, self._arrivals + 1
@@ -43,21 +33,17 @@ class FaultPicker:
             attempt = self._attempts[content]
             self._attempts[content] += 1
         for index, fault in enumerate(self._faults):
-            if self._applies(index, fault, number, attempt, content, raw_body, model, key):
+            if self._applies(index, fault, number, attempt, content, raw_body):
                 self._hits[index] += 1
                 return fault
         return None
 
     def _applies(
-        self, index: int, fault: Fault, number: int, attempt: int, content: bytes, raw_body: bytes, model: str, key: str
+        self, index: int, fault: Fault, number: int, attempt: int, content: bytes, raw_body: bytes
     ) -> bool:
         if fault.times is not None and self._hits[index] >= fault.times:
             return False
         if fault.first is not None and attempt >= fault.first:
-            return False
-        if fault.model is not None and not fnmatchcase(model, fault.model):
-            return False
-        if fault.key is not None and fault.key != key:
             return False
         if fault.contains is not None and fault.contains.encode() not in raw_body:
             return False

@@ -7,7 +7,8 @@ May not touch: the limiter's state.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
@@ -19,7 +20,7 @@ Headers = list[tuple[str, str]]
 
 def rate_headers(family: str, readings: Sequence[Reading], now: float) -> Headers:
     """The headers of `family` for these readings; `now` is Unix time. Unknown families raise KeyError."""
-    return _FAMILIES[family](readings, now) if readings else []
+    return _FAMILIES[family].spell(readings, now)
 
 
 def retry_after(form: RetryAfterForm, seconds: float, now: float) -> Headers:
@@ -53,90 +54,72 @@ def rfc3339(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _named(reading: Reading) -> str | None:
-    return {"requests": "requests", "tokens": "tokens"}.get(reading.what)
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """`names` of the limited things; `headers` are templates of {name}, {limit}, {left} and {reset}."""
+
+    names: Mapping[str, str]
+    headers: Mapping[str, str]
+    reset: Callable[[Reading, float], str] = lambda reading, now: ""
+    per_second: bool = False  # figures are rates
+    longest_s: float = math.inf  # of a limit that is shown
+
+    def spell(self, readings: Sequence[Reading], now: float) -> Headers:
+        told: Headers = []
+        for reading in readings:
+            name = self.names.get(reading.what)
+            if name is None or reading.per_s > self.longest_s:
+                continue
+            over_s = reading.per_s if self.per_second else 1.0
+            values = {
+                "name": name, "limit": str(int(reading.limit / over_s)), "left": str(int(reading.remaining / over_s)),
+                "reset": self.reset(reading, now), "suffix": _SUFFIXES.get(reading.per_s, ""),
+            }  # fmt: skip
+            told += [(header.format_map(values), text.format_map(values)) for header, text in self.headers.items()]
+        return told
 
 
-def _openai(readings: Sequence[Reading], now: float) -> Headers:
-    return [header for reading in readings if (name := _named(reading)) for header in (
-        (f"x-ratelimit-limit-{name}", str(int(reading.limit))),
-        (f"x-ratelimit-remaining-{name}", str(int(reading.remaining))),
-        (f"x-ratelimit-reset-{name}", duration(reading.reset_s)),
-    )]  # fmt: skip
-
-
-def _mx4(readings: Sequence[Reading], now: float) -> Headers:
-    """Resets are Unix times. One reading a name: the minute's (the hour's has no documented header)."""
-    shown = [reading for reading in readings if reading.per_s <= 60]
-    return [header for reading in shown if (name := _named(reading)) for header in (
-        (f"x-ratelimit-limit-{name}", str(int(reading.limit))),
-        (f"x-ratelimit-remaining-{name}", str(int(reading.remaining))),
-        (f"x-ratelimit-reset-{name}", str(math.ceil(now + reading.reset_s))),
-    )]  # fmt: skip
-
-
-def _anthropic(readings: Sequence[Reading], now: float) -> Headers:
-    names = {
-        "requests": "requests",
-        "tokens": "tokens",
-        "input_tokens": "input-tokens",
-        "output_tokens": "output-tokens",
-    }
-    return [header for reading in readings if (name := names.get(reading.what)) for header in (
-        (f"anthropic-ratelimit-{name}-limit", str(int(reading.limit))),
-        (f"anthropic-ratelimit-{name}-remaining", str(int(reading.remaining))),
-        (f"anthropic-ratelimit-{name}-reset", rfc3339(now + reading.reset_s)),
-    )]  # fmt: skip
-
-
-def _cerebras(readings: Sequence[Reading], now: float) -> Headers:
-    names = {"requests": "requests-day", "tokens": "tokens-minute"}
-    return [header for reading in readings if (name := names.get(reading.what)) for header in (
-        (f"x-ratelimit-limit-{name}", str(int(reading.limit))),
-        (f"x-ratelimit-remaining-{name}", str(int(reading.remaining))),
-        (f"x-ratelimit-reset-{name}", f"{reading.reset_s:.6f}"),
-    )]  # fmt: skip
-
-
-def _fireworks(readings: Sequence[Reading], now: float) -> Headers:
-    """Tokens per second."""
-    names = {"input_tokens": "Prompt", "output_tokens": "Generated"}
-    return [
-        (f"X-Ratelimit-Limit-Tokens-{names[reading.what]}", str(int(reading.limit / reading.per_s)))
-        for reading in readings
-        if reading.what in names
-    ]
-
-
-def _together(readings: Sequence[Reading], now: float) -> Headers:
-    names = {"requests": "x-ratelimit", "tokens": "x-tokenlimit"}
-    return [header for reading in readings if (name := names.get(reading.what)) for header in (
-        (f"{name}-limit", str(int(reading.limit / reading.per_s) or 1)),
-        (f"{name}-remaining", str(int(reading.remaining / reading.per_s))),
-        (f"{name}-reset", str(math.ceil(reading.reset_s))),
-    )]  # fmt: skip
-
-
-def _hourly(readings: Sequence[Reading], now: float) -> Headers:
-    """Names with the window as suffix, resets in seconds."""
-    suffix = {60.0: "", 3600.0: "-1h", 86_400.0: "-1d"}
-    return [header for reading in readings if (name := _named(reading)) for header in (
-        (f"x-ratelimit-limit-{name}{suffix.get(reading.per_s, '')}", str(int(reading.limit))),
-        (f"x-ratelimit-remaining-{name}{suffix.get(reading.per_s, '')}", str(int(reading.remaining))),
-        (f"x-ratelimit-reset-{name}{suffix.get(reading.per_s, '')}", f"{reading.reset_s:.3f}"),
-    )]  # fmt: skip
-
-
-_FAMILIES = {
-    "none": lambda readings, now: [],
-    "openai": _openai,
-    "groq": _openai,  # the same names; its requests are per day, which the limits say
-    "mx4": _mx4,
-    "anthropic": _anthropic,
-    "cerebras": _cerebras,
-    "fireworks": _fireworks,
-    "together": _together,
-    "hourly": _hourly,
+_SUFFIXES = {3600.0: "-1h", 86_400.0: "-1d"}
+_BOTH = {"requests": "requests", "tokens": "tokens"}
+_LIMITS = {
+    "x-ratelimit-limit-{name}": "{limit}",
+    "x-ratelimit-remaining-{name}": "{left}",
+    "x-ratelimit-reset-{name}": "{reset}",
 }
+_OPENAI = _Family(_BOTH, _LIMITS, lambda reading, now: duration(reading.reset_s))
+_FAMILIES = {
+    "none": _Family({}, {}),
+    "openai": _OPENAI,
+    "groq": _OPENAI,  # the same names; its requests are per day, which the limits say
+    # resets are Unix times; of an hour's limit nothing is documented
+    "mx4": _Family(_BOTH, _LIMITS, lambda reading, now: str(math.ceil(now + reading.reset_s)), longest_s=60.0),
+    "anthropic": _Family(
+        {**_BOTH, "input_tokens": "input-tokens", "output_tokens": "output-tokens"},
+        {
+            "anthropic-ratelimit-{name}-limit": "{limit}",
+            "anthropic-ratelimit-{name}-remaining": "{left}",
+            "anthropic-ratelimit-{name}-reset": "{reset}",
+        },
+        lambda reading, now: rfc3339(now + reading.reset_s),
+    ),
+    "cerebras": _Family(
+        {"requests": "requests-day", "tokens": "tokens-minute"}, _LIMITS, lambda reading, now: f"{reading.reset_s:.6f}"
+    ),
+    "fireworks": _Family(
+        {"input_tokens": "Prompt", "output_tokens": "Generated"}, {"X-Ratelimit-Limit-Tokens-{name}": "{limit}"},
+        per_second=True,
+    ),
+    "together": _Family(
+        {"requests": "x-ratelimit", "tokens": "x-tokenlimit"},
+        {"{name}-limit": "{limit}", "{name}-remaining": "{left}", "{name}-reset": "{reset}"},
+        lambda reading, now: str(math.ceil(reading.reset_s)),
+        per_second=True,
+    ),
+    # the window as suffix
+    "hourly": _Family(
+        _BOTH, {name + "{suffix}": text for name, text in _LIMITS.items()},
+        lambda reading, now: f"{reading.reset_s:.3f}",
+    ),
+}  # fmt: skip
 
 HEADER_FAMILIES = frozenset(_FAMILIES)

@@ -7,8 +7,8 @@ May not touch: HTTP. Time is given, in Unix seconds, so that fixed windows align
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Protocol
 
 from batch.simulator.config import Limit, LimitedThing
 
@@ -42,14 +42,6 @@ class Refusal:
     retry_after_s: float
 
 
-class Gate(Protocol):
-    def wait_s(self, now: float, amount: float) -> float: ...
-    def take(self, now: float, amount: float) -> None: ...
-    def give(self, now: float, amount: float) -> None: ...
-    def used(self, now: float) -> float: ...
-    def reset_s(self, now: float) -> float: ...
-
-
 class TokenBucket:
     """Refills continuously; starts full. Giving back never overfills; a late charge may make it negative."""
 
@@ -62,7 +54,7 @@ class TokenBucket:
     def wait_s(self, now: float, amount: float) -> float:
         self._refill(now)
         if amount > self._capacity + 1e-9:
-            return float("inf")
+            return math.inf
         return max(0.0, (amount - self._level - 1e-9) / self._rate)
 
     def take(self, now: float, amount: float) -> None:
@@ -90,7 +82,7 @@ class FixedWindow:
     """A counter that returns to zero when the clock enters the next window."""
 
     def __init__(self, limit: Limit, now: float) -> None:
-        self._length = limit.window_s
+        self._length = math.inf if limit.what == "concurrency" else limit.window_s
         self._capacity = limit.capacity
         self._window = int(now // self._length)
         self._used = 0.0
@@ -98,7 +90,7 @@ class FixedWindow:
     def wait_s(self, now: float, amount: float) -> float:
         self._roll(now)
         if amount > self._capacity + 1e-9:
-            return float("inf")
+            return math.inf
         return 0.0 if self._used + amount <= self._capacity + 1e-9 else self.reset_s(now)
 
     def take(self, now: float, amount: float) -> None:
@@ -122,27 +114,17 @@ class FixedWindow:
             self._window, self._used = window, 0.0
 
 
-class Concurrency:
-    """A slot is held from admission to the end of the answer."""
-
-    def __init__(self, limit: Limit) -> None:
-        self._capacity = limit.capacity
-        self._used = 0.0
+class Concurrency(FixedWindow):
+    """A window without end: a slot is held from admission to the end of the answer."""
 
     def wait_s(self, now: float, amount: float) -> float:
         return 0.0 if self._used + amount <= self._capacity else 1.0
 
-    def take(self, now: float, amount: float) -> None:
-        self._used += amount
-
-    def give(self, now: float, amount: float) -> None:
-        self._used = max(0.0, self._used - amount)
-
-    def used(self, now: float) -> float:
-        return self._used
-
     def reset_s(self, now: float) -> float:
         return 0.0
+
+
+Gate = TokenBucket | FixedWindow
 
 
 class Limiter:
@@ -216,5 +198,5 @@ def _charged(limit: Limit, cost: Cost, *, settled: bool = False) -> float:
 
 def _make_gate(limit: Limit, now: float) -> Gate:
     if limit.what == "concurrency":
-        return Concurrency(limit)
+        return Concurrency(limit, now)
     return FixedWindow(limit, now) if limit.kind == "fixed_window" else TokenBucket(limit, now)

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from batch.simulator.config import Behaviour, Limit
+from batch.simulator.config import Behaviour
 
 OPENAI_KEYS = frozenset({
     "messages", "model", "audio", "frequency_penalty", "presence_penalty", "function_call", "functions",
@@ -51,7 +51,6 @@ class Personality:
     unknown_keys: Behaviour = "ignored"
     features: Mapping[str, Behaviour] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
-    limits: tuple[Limit, ...] = ()
     n_max: int = 128
     n_with_temperature_0: Behaviour = "native"
     seed_field: str = "seed"
@@ -63,13 +62,10 @@ class Personality:
     headers: str = "none"
     validation_status: int = 400
     bad_key_status: int = 401
-    error_in_200: bool = False
     request_id_header: str | None = "x-request-id"
     response_headers: Mapping[str, str] = field(default_factory=dict)
     served_suffix: str = ""
-    any_prefix: str = ""
     reasoning_models: re.Pattern[str] | None = None
-    embedding_models: re.Pattern[str] | None = None
     reasoning_outside_completion: bool = False
     empty_finish_on_tools: bool = False
     cached_answers: bool = False
@@ -112,11 +108,9 @@ def load_personalities() -> dict[str, Personality]:
 def _read(name: str, table: dict[str, Any]) -> Personality:
     values = dict(table)
     values["rules"] = tuple(Rule(re.compile(rule["models"]), rule["features"]) for rule in table.get("rules", ()))
-    values["limits"] = tuple(Limit(**limit) for limit in table.get("limits", ()))
     for key in ("models", "prefixes"):
         if key in table:
             values[key] = tuple(table[key])
-    for key in ("reasoning_models", "embedding_models"):
-        if key in table:
-            values[key] = re.compile(table[key])
+    if "reasoning_models" in table:
+        values["reasoning_models"] = re.compile(table["reasoning_models"])
     return Personality(name=name, **values)

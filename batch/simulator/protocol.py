@@ -1,6 +1,6 @@
 """HTTP/1.1 on a bare asyncio protocol: the hot path, so that the simulator is never the bottleneck.
 
-Owns: reading requests, writing replies at their time, endings (close, reset, hang), idle timeouts.
+Owns: reading requests, writing replies at their time, endings (close, reset, hang).
 May not touch: what an answer says. One request at a time per connection; pipelined ones wait.
 """
 
@@ -16,9 +16,11 @@ from batch.simulator.queueing import Slots
 _REASONS = {
     200: "OK", 202: "Accepted", 302: "Found", 400: "Bad Request", 401: "Unauthorized", 402: "Payment Required",
     403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed", 413: "Payload Too Large",
+    411: "Length Required",
     422: "Unprocessable Entity", 429: "Too Many Requests", 500: "Internal Server Error", 503: "Service Unavailable",
 }  # fmt: skip
 _MAX_HEAD = 64 * 1024
+_MAX_BODY = 64 * 1024 * 1024
 _HEADS_REMEMBERED = 4096
 
 
@@ -28,10 +30,8 @@ class Head:
 
     method: str
     path: str
-    query: str
     headers: dict[str, str]
     length: int
-    is_chunked: bool
     keeps_alive: bool
 
 
@@ -64,33 +64,21 @@ class Connection(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "_answer", "_buffer", "_busy", "_head", "_heads", "_holds_slot", "_idle", "_keep_alive_s", "_loop", "_max_body",
-        "_on_end", "_peers", "_slots", "_timer", "transport",
+        "_answer", "_buffer", "_busy", "_head", "_heads", "_holds_slot", "_loop", "_on_end",
+        "_peers", "_slots", "_timer", "transport",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        answer: Answer,
-        slots: Slots,
-        peers: set[Connection],
-        heads: dict[bytes, Head],
-        *,
-        max_body: int,
-        keep_alive_s: float | None,
-    ) -> None:
+    def __init__(self, answer: Answer, slots: Slots, peers: set[Connection], heads: dict[bytes, Head]) -> None:
         self._answer = answer
         self._slots = slots
         self._holds_slot = False
         self._peers = peers
         self._heads = heads
-        self._max_body = max_body
-        self._keep_alive_s = keep_alive_s
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
         self._head: Head | None = None
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
-        self._idle: asyncio.TimerHandle | None = None
         self._on_end: Callable[[bool], None] | None = None
         self.transport: asyncio.Transport | None = None
 
@@ -102,13 +90,11 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # a stream server gives stream transports
         self._peers.add(self)
-        self._watch_idle()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._peers.discard(self)
-        for timer in (self._timer, self._idle):
-            if timer is not None:
-                timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self.transport = None
         self._finish(False)
 
@@ -137,21 +123,11 @@ class Connection(asyncio.Protocol):
         if body is not None:
             self._head = None
             self._busy = True
-            if self._idle is not None:
-                self._idle.cancel()
             self._send(self._answer(head, body, self), head.keeps_alive)
 
     def _take_body(self, head: Head) -> bytes | None:
         """The body, removed from the buffer; None while it is not all there."""
-        if head.is_chunked:
-            found = _unchunk(self._buffer)
-            if found is None:
-                if len(self._buffer) > 2 * self._max_body:
-                    self._refuse(413)
-                return None
-            body, self._buffer = found
-            return body
-        if head.length > self._max_body:
+        if head.length > _MAX_BODY:
             self._refuse(413)
             return None
         if len(self._buffer) < head.length:
@@ -164,8 +140,8 @@ class Connection(asyncio.Protocol):
 
     def _read_head(self, raw: bytes) -> Head | None:
         head = parse_head(raw)
-        if head is None:
-            self._refuse(400)
+        if head is None or "transfer-encoding" in head.headers:
+            self._refuse(400 if head is None else 411)
             return None
         if len(self._heads) >= _HEADS_REMEMBERED:
             self._heads.clear()
@@ -242,10 +218,8 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
         elif reply.ending == "close":
             self.transport.close()
-        else:
-            self._watch_idle()
-            if self._buffer:
-                self._loop.call_soon(self._resume)
+        elif self._buffer:
+            self._loop.call_soon(self._resume)
 
     def _resume(self) -> None:
         if not self._busy and self.transport is not None:
@@ -260,14 +234,6 @@ class Connection(asyncio.Protocol):
         if on_end is not None:
             on_end(was_sent)
 
-    def _watch_idle(self) -> None:
-        if self._keep_alive_s is not None:
-            self._idle = self._loop.call_later(self._keep_alive_s, self._close_idle)
-
-    def _close_idle(self) -> None:
-        if not self._busy and self.transport is not None:
-            self.transport.close()
-
 
 def parse_head(raw: bytes) -> Head | None:
     """The request line and headers; None when they are not HTTP/1.x."""
@@ -278,7 +244,6 @@ def parse_head(raw: bytes) -> Head | None:
         for line in rest:
             name, _, value = line.partition(":")
             headers[name.lower()] = value.strip()
-        path, _, query = target.partition("?")
         length = int(headers.get("content-length", "0"))
     except ValueError:
         return None
@@ -286,7 +251,7 @@ def parse_head(raw: bytes) -> Head | None:
         return None
     connection = headers.get("connection", "").lower()
     keeps = connection != "close" if version == "HTTP/1.1" else connection == "keep-alive"
-    return Head(method, path, query, headers, length, "chunked" in headers.get("transfer-encoding", "").lower(), keeps)
+    return Head(method, target.partition("?")[0], headers, length, keeps)
 
 
 def encode_head(reply: Reply, length: int) -> bytes:
@@ -299,24 +264,3 @@ def encode_head(reply: Reply, length: int) -> bytes:
     if reply.ending == "close":
         lines.append("connection: close")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
-
-
-def _unchunk(data: bytes) -> tuple[bytes, bytes] | None:
-    """(body, rest) of a chunked body, or None while incomplete. A malformed size ends it."""
-    parts: list[bytes] = []
-    at = 0
-    while True:
-        end = data.find(b"\r\n", at)
-        if end < 0:
-            return None
-        try:
-            size = int(data[at:end].split(b";")[0], 16)
-        except ValueError:
-            return b"".join(parts), b""
-        at = end + 2
-        if len(data) < at + size + 2:
-            return None
-        if size == 0:
-            return b"".join(parts), data[at + 2 :]
-        parts.append(data[at : at + size])
-        at += size + 2

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 import threading
 from collections.abc import Callable
 from typing import Any, Self
@@ -48,11 +47,8 @@ class Simulator:
         self._thread: threading.Thread | None = None
         self._server: asyncio.Server | None = None
         self._peers: set[Connection] = set()
-        person = personality(config.personality)
-        self._slots = Slots(
-            config.slots or person.slots, config.queue_max if config.queue_max is not None else person.queue_max
-        )
-        self.witness = Witness(config.log_path, keep=config.keep_log, keep_max=config.keep_log_max)
+        self._slots = Slots(*_slots_of(config))
+        self.witness = Witness(config.log_path, keep=config.keep_log)
         self._exchange = Exchange(config, self.witness, self._slots, clock)
         self.port = config.port
 
@@ -64,7 +60,7 @@ class Simulator:
     def url(self) -> str:
         """Without a path: http://127.0.0.1:PORT."""
         host = self.config.host if ":" not in self.config.host else f"[{self.config.host}]"
-        return f"{'https' if self.config.tls_cert else 'http'}://{host}:{self.port}"
+        return f"http://{host}:{self.port}"
 
     @property
     def base_url(self) -> str:
@@ -103,14 +99,11 @@ class Simulator:
     def apply(self, config: SimulatorConfig) -> None:
         """As reconfigure, with a whole configuration; returns when it holds."""
         exchange = Exchange(config, self.witness, self._slots, self._clock)
-        person = exchange.person
-        slots = config.slots or person.slots
-        queue_max = config.queue_max if config.queue_max is not None else person.queue_max
         if self._thread is None or threading.current_thread() is self._thread:
-            self._install(exchange, slots, queue_max)
+            self._install(exchange)
             return
         done = threading.Event()
-        self._loop.call_soon_threadsafe(self._install, exchange, slots, queue_max)
+        self._loop.call_soon_threadsafe(self._install, exchange)
         self._loop.call_soon_threadsafe(done.set)
         done.wait(10)
 
@@ -129,9 +122,9 @@ class Simulator:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _install(self, exchange: Exchange, slots: int | None, queue_max: int | None) -> None:
+    def _install(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._slots.resize(slots, queue_max)
+        self._slots.resize(*_slots_of(exchange.config))
 
     def _answer(self, head: Head, body: bytes, connection: Connection) -> Reply:
         if head.path.startswith("/control"):
@@ -156,13 +149,10 @@ class Simulator:
         heads: dict[bytes, Head] = {}
 
         def connect() -> Connection:
-            return Connection(
-                self._answer, self._slots, self._peers, heads,
-                max_body=self.config.max_body_bytes, keep_alive_s=self.config.keep_alive_s,
-            )  # fmt: skip
+            return Connection(self._answer, self._slots, self._peers, heads)
 
         self._server = await self._loop.create_server(
-            connect, config.host, config.port, ssl=_tls(config), backlog=4096, reuse_address=True
+            connect, config.host, config.port, backlog=4096, reuse_address=True
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -176,11 +166,7 @@ class Simulator:
         self.witness.close()
 
 
-def _tls(config: SimulatorConfig) -> ssl.SSLContext | None:
-    if config.tls_cert is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=config.tls_client_ca)
-    context.load_cert_chain(config.tls_cert, config.tls_key)
-    if config.tls_client_ca is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
+def _slots_of(config: SimulatorConfig) -> tuple[int | None, int | None]:
+    """How many run and wait: as told, else as the personality does."""
+    person = personality(config.personality)
+    return config.slots or person.slots, person.queue_max if config.queue_max is None else config.queue_max

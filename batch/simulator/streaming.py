@@ -14,15 +14,10 @@ import orjson
 Piece = tuple[float, bytes]
 
 
-def stream_pieces(data: dict[str, Any], *, with_usage: bool, seconds: float, mistake: str | None = None) -> list[Piece]:
-    """Events over `seconds`. `mistake` "error_in_200" ends with an error event, "cut" without [DONE]."""
+def stream_pieces(data: dict[str, Any], *, with_usage: bool, seconds: float, is_cut: bool = False) -> list[Piece]:
+    """Events over `seconds`; cut ones end half-way, without [DONE]."""
     events = list(_events(data, with_usage=with_usage))
-    if mistake is not None:
-        events = events[: max(1, len(events) // 2)]
-    if mistake == "error_in_200":
-        events.append(b'data: {"error":{"message":"Provider returned error","code":502}}\n\n')
-    if mistake is None:
-        events.append(b"data: [DONE]\n\n")
+    events = events[: max(1, len(events) // 2)] if is_cut else [*events, b"data: [DONE]\n\n"]
     step = seconds / len(events)
     return [(index * step, event) for index, event in enumerate(events)]
 
@@ -74,13 +69,8 @@ def _split(text: str | None) -> list[str]:
 
 
 def _frame(data: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "id": data["id"],
-        "object": "chat.completion.chunk",
-        "created": data["created"],
-        "model": data["model"],
-        "system_fingerprint": data["system_fingerprint"],
-    }
+    kept = {name: data[name] for name in ("id", "created", "model", "system_fingerprint")}
+    return {"object": "chat.completion.chunk", **kept}
 
 
 def _chunk(data: dict[str, Any], choices: list[dict[str, Any]], *, with_usage: bool) -> bytes:

@@ -16,6 +16,8 @@ from typing import Any
 
 import orjson
 
+_KEPT = 200_000  # records in memory
+
 
 @dataclass(slots=True)
 class Record:
@@ -41,16 +43,13 @@ class Record:
     headers: dict[str, str] = field(default_factory=dict)
     body: Any = None
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 class Witness:
     """Appends from the loop's thread; may be read from any."""
 
-    def __init__(self, path: Path | None, *, keep: bool, keep_max: int) -> None:
+    def __init__(self, path: Path | None, *, keep: bool) -> None:
         self._lock = threading.Lock()
-        self._records: deque[Record] = deque(maxlen=keep_max)
+        self._records: deque[Record] = deque(maxlen=_KEPT)
         self._keep = keep
         self._file: io.FileIO | None = None
         if path is not None:
@@ -91,10 +90,10 @@ class Witness:
         if self._file is not None:  # one unbuffered write: whole lines, even when the process is killed
             self._file.write(orjson.dumps(asdict(record)) + b"\n")
 
-    def records(self, after: int = -1) -> list[Record]:
-        """Those with a number greater than `after`, in order of arrival."""
+    def records(self) -> list[Record]:
+        """In order of arrival."""
         with self._lock:
-            return [record for record in self._records if record.number > after]
+            return list(self._records)
 
     def forget(self) -> None:
         """Empty the records and set the totals to zero; the file stays as it is."""

@@ -110,7 +110,7 @@ def test_the_log_tells_what_was_sent_but_not_what_was_said(simulator: Simulator)
     assert (record.model, record.seed, record.n, record.status, record.key) == ("gpt-4o-mini", 11, 2, 200, "1234")
     assert record.headers["x-line"] == "42"
     assert record.completion_tokens == 80
-    assert "Say something" not in str(record.to_json())
+    assert "Say something" not in str(record)
 
 
 def test_the_log_file_holds_whole_lines_as_soon_as_answers_are_out(tmp_path: Any) -> None:

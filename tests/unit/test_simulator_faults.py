@@ -84,9 +84,6 @@ def test_bodies_come_cut_late_empty_or_as_html() -> None:
     ("wrong_n", ("choices", 1, "index"), 1), ("null_content", ("choices", 0, "message", "content"), None),
     ("refusal", ("choices", 0, "message", "content"), None), ("length", ("choices", 0, "finish_reason"), "length"),
     ("content_filter", ("choices", 0, "finish_reason"), "content_filter"),
-    ("empty_finish_reason", ("choices", 0, "finish_reason"), ""),
-    ("role_system", ("choices", 0, "message", "role"), "system"),
-    ("other_fingerprint", ("system_fingerprint",), "fp_other"), ("other_model", ("model",), "other-model"),
 ])  # fmt: skip
 def test_an_answer_of_200_is_wrong_in_one_place(kind: str, path: tuple[Any, ...], value: Any) -> None:
     with one_fault(kind) as simulator:
@@ -103,8 +100,8 @@ def test_fewer_choices_than_asked_for_and_none_at_all() -> None:
         assert post(simulator).json()["choices"] == []
 
 
-@pytest.mark.parametrize("kind", ["invalid_json", "schema_violation", "fenced", "think"])
-def test_json_is_broken_hidden_or_of_another_shape(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["invalid_json", "schema_violation"])
+def test_json_is_broken_or_of_another_shape(kind: str) -> None:
     with one_fault(kind) as simulator:
         content = post(simulator, JSON_ASK).json()["choices"][0]["message"]["content"]
     try:
@@ -143,11 +140,10 @@ def test_first_attempts_fail_and_later_ones_pass() -> None:
         assert [post(simulator, body).status_code for body in (ASK, ASK, ASK, other)] == [500, 500, 200, 500]
 
 
-def test_a_fault_may_choose_by_content_model_key_and_count() -> None:
-    fault = Fault("status", contains="something", model="m*", key="k", times=1)
+def test_a_fault_may_choose_by_content_and_count() -> None:
+    fault = Fault("status", contains="Say", unless="x9", times=1)
     with start_simulator(faults=(fault,)) as simulator:
-        assert post(simulator, {**ASK, "model": "x"}).status_code == 200
-        assert post(simulator, key="other").status_code == 200
+        assert post(simulator, {**ASK, "model": "x9"}).status_code == 200
         assert [post(simulator).status_code for _ in range(2)] == [500, 200]
 
 
@@ -166,7 +162,6 @@ def test_the_control_door_tells_totals_and_refuses_nonsense() -> None:
         post(simulator)
         door = simulator.url + "/control"
         assert httpx.get(door, trust_env=False).json()["statuses"] == {"200": 1}
-        assert httpx.get(door + "/log", trust_env=False).text.count("\n") == 1
         assert httpx.post(door, json={"latenzy": 1}, trust_env=False).status_code == 400
         assert httpx.post(door, json={"port": 1}, trust_env=False).status_code == 400
 
@@ -205,7 +200,7 @@ def test_settings_are_read_from_json_and_unknown_ones_named() -> None:
 
 
 def test_every_fault_kind_gives_some_answer_or_a_broken_connection() -> None:
-    for kind in sorted(FAULT_KINDS - {"huge_body", "hang", "slow_body"}):
+    for kind in sorted(FAULT_KINDS - {"hang", "slow_body"}):
         with one_fault(kind) as simulator:
             try:
                 post(simulator)

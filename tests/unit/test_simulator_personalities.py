@@ -107,7 +107,7 @@ def test_vllm_refuses_several_greedy_samples() -> None:
 
 
 def test_mx4_puts_the_type_into_code_and_resets_as_unix_time() -> None:
-    with start_simulator(personality="mx4", enforce_documented=True, limits=None) as simulator:
+    with start_simulator(personality="mx4", limits=(Limit("requests", 100), Limit("tokens", 10_000))) as simulator:
         first = ask(simulator, max_tokens=50)
         refused = ask(simulator, max_tokens=20_000)
     assert int(first.headers["x-ratelimit-reset-requests"]) > 1_500_000_000
@@ -147,13 +147,3 @@ def test_xai_keeps_reasoning_outside_of_completion_tokens() -> None:
         usage = ask(simulator, "grok-4.3").json()["usage"]
     reasoning = usage["completion_tokens_details"]["reasoning_tokens"]
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] + reasoning
-
-
-def test_unknown_models_are_404_where_asked_for() -> None:
-    with start_simulator(personality="modelux", any_model=False, models=("mine",)) as simulator:
-        assert [ask(simulator, model).status_code for model in ("mine", "@slug", "other")] == [200, 200, 404]
-
-
-def test_the_context_can_be_bounded() -> None:
-    with start_simulator(context_tokens=60) as simulator:
-        assert ask(simulator, content="x" * 400).json()["error"]["code"] == "context_length_exceeded"
