@@ -47,7 +47,8 @@ def main() -> int:
         errors = out.with_name("answers.errors.jsonl")
         print(f"errors   {errors if errors.exists() else 'none'}")
         print(f"took     {time.monotonic() - started:.0f} s{'' if has_model else ', on simulated answers'}")
-        print(f"next     {Path(sys.executable).with_name('batchmill')} up --local-model      then point an OpenAI client at http://127.0.0.1:8484/v1")
+        print(f"next     {Path(sys.executable).with_name('batchmill')} up --local-model")
+        print("         then point an OpenAI client at http://127.0.0.1:8484/v1")
     return code
 
 
