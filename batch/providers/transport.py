@@ -33,6 +33,7 @@ FIRST_TOKEN_S = 300.0     # of a stream: until the first event with data
 BETWEEN_CHUNKS_S = 90.0   # of a stream: any bytes count, keep-alive comments too
 IDLE_S = 30.0             # a kept connection that waited longer is not used again
 ENGINE_IDLE_S = 4.0       # engines' servers close theirs after 5 s
+COPIED_BYTES = 65_536     # of a body: more is not held twice while its call is in flight
 USER_AGENT = "batchmill"
 _DONE = b"data: [DONE]"
 
@@ -87,8 +88,7 @@ class DirectTransport:
         started = self._clock.monotonic()
         try:
             builder = self._client.request(request.method, request.url).headers(request.headers)
-            # as text it is copied once; bytes are lent, and to end the loan takes a turn of the interpreter's lock
-            builder = builder.timeout(timedelta(seconds=request.timeout_s)).body_text(request.body.decode())
+            builder = _with_body(builder.timeout(timedelta(seconds=request.timeout_s)), request.body)
             if request.stream:
                 builder = builder.streamed_read_buffer_limit(0)  # else pieces are held back until 64 kB came
             exchange = builder.build_streamed()
@@ -129,16 +129,17 @@ class HttpxSeam:
                 extensions={"timeout": {"read": request.timeout_s}, "unbuffered": request.stream},
             )
             response = await self._transport.handle_async_request(outgoing)
+            inner = response.extensions.get("pyreqwest_response")
+            headers: dict[str, str] = dict(response.headers if inner is None else inner.headers)
+            reading = _Reading(self._clock, started, request.stream and _is_sse(headers), self._max_bytes)
             try:
-                inner = response.extensions.get("pyreqwest_response")
-                headers: dict[str, str] = dict(response.headers if inner is None else inner.headers)
-                reading = _Reading(self._clock, started, request.stream and _is_sse(headers), self._max_bytes)
                 if inner is None:
                     body = await reading.all_of(_chunks(response))
                 else:
                     body = await reading.whole(inner.body_reader, headers)
             finally:
-                await response.aclose()
+                if not reading.is_whole:
+                    await response.aclose()
             return UpstreamResponse(response.status_code, headers, body, reading.first_byte_s)
         except FOREIGN as error:
             raise translate(error) from None
@@ -151,7 +152,7 @@ class _Unbuffering(HttpxTransport):
     """pyreqwest's own, except that streams are handed on as they come instead of in pieces of 64 kB."""
 
     def _map_body(self, builder: RequestBuilder, request: httpx.Request) -> RequestBuilder:
-        mapped = super()._map_body(builder, request)
+        mapped = _with_body(builder, request.content)
         return mapped.streamed_read_buffer_limit(0) if request.extensions.get("unbuffered") else mapped
 
 
@@ -234,6 +235,11 @@ def _chunks(response: httpx.Response) -> NextChunk:
         return await anext(iterator, None)
 
     return next_chunk
+
+
+def _with_body(builder: RequestBuilder, body: bytes) -> RequestBuilder:
+    """Text is copied; bytes are lent, and to end the loan takes pyreqwest one more turn of the interpreter's lock."""
+    return builder.body_text(body.decode()) if len(body) <= COPIED_BYTES else builder.body_bytes(body)
 
 
 def _is_sse(headers: Mapping[str, str]) -> bool:
