@@ -73,6 +73,7 @@ def kinds() -> list[Kind]:
         ),
         Kind("concurrency", [{"what": "concurrency", "amount": 24}], {"concurrency": 24}, 0, 0.9, 0.005),
         Kind("unknown", [{**requests, "over_s": 2}], {}, 50, 0.9, 0.02),
+        Kind("unknown concurrency", [{"what": "concurrency", "amount": 24}], {}, 0, 0.9, 0.02),
     ]  # fmt: skip
 
 
@@ -100,17 +101,19 @@ class Caller:
         ).encode()
         self.since, self.until = job["start"] + WARM_UP_S, job["start"] + WARM_UP_S + job["seconds"]
         self.tally = Tally()
+        self.text = ""
 
     @property
     def is_over(self) -> bool:
         return time.time() >= self.until
 
     async def call(self) -> tuple[int, float | None, float]:
-        """(status, Retry-After in seconds, latency)."""
+        """(status, Retry-After in seconds, latency). `text` is the last answer's."""
         began = time.time()
         headers = {"content-type": "application/json", "authorization": "Bearer bench"}
         answer = await self._client.post(self._url, content=self._body, headers=headers)
         took = time.time() - began
+        self.text = answer.text
         if self.since <= began < self.until:
             if answer.status_code == 200:
                 self.tally.answered += 1
@@ -125,9 +128,10 @@ class Caller:
 async def batchmill(caller: Caller, job: dict[str, Any]) -> None:
     """Lines start as the window allows; permit, call, decide, as workers/ does."""
     redis = Redis.from_url(job["redis_url"])
-    pacer = Pacer(redis, worker=f"w{os.getpid()}")
+    pacer = Pacer(redis, worker=f"w{os.getpid()}", live_workers=lambda: int(job["processes"]))
     lane = LaneView(1, "bench", "none", "bench-model", Limits(**job["known"]))
-    window = Window(start=64 if lane.limits.has_rate or lane.limits.concurrency else 8, maximum=512)
+    is_known = lane.limits.has_rate or lane.limits.concurrency
+    window = Window(start=64 if is_known else max(1, 8 // job["processes"]), maximum=512)
     worth = pacer.waiting_worth(lane)
     pacing, tasks = 0, set[asyncio.Task[None]]()
 
@@ -143,15 +147,17 @@ async def batchmill(caller: Caller, job: dict[str, Any]) -> None:
                 continue
             finally:
                 pacing -= 1
-            started = window.on_start(time.monotonic())
+            window.on_start()
             status, wait, took = await caller.call()
             now = time.monotonic()
             if status == 200:
-                window.on_success(now, started, took, 50)
+                window.on_success(now, took, 50)
                 pacer.done(permit, outcome=_ANSWER)
                 return
-            window.on_drop(now, started)
-            failure = Failure(FailureKind.RATE_LIMIT, "", status=status, retry_after_s=wait)
+            window.on_refusal(now)
+            is_crowd = "concurrency_limit_exceeded" in caller.text
+            kind = FailureKind.RATE_CONCURRENCY if is_crowd else FailureKind.RATE_LIMIT
+            failure = Failure(kind, "", status=status, retry_after_s=wait)
             pacer.done(permit, outcome=failure)
             decision = decide(failure, state, now=time.time(), deadline=None, rng=SYSTEM_CLOCK)
             state = decision.state

@@ -17,22 +17,22 @@ from batch.domain.usage import read_usage
 from batch.telemetry import bind, emit
 from workers.estimates import Estimates
 from workers.executor import LineRun
-from workers.pacer import Permit
+from workers.pacer import LanePaused, Permit
 
 if TYPE_CHECKING:
     from workers.lane import Lane
     from workers.lane_parts import LaneParts
 
-_DROPS = frozenset(
+_REFUSALS = frozenset(
     {
         FailureKind.RATE_LIMIT,
         FailureKind.RATE_CONCURRENCY,
         FailureKind.RATE_DYNAMIC,
         FailureKind.OVERLOADED,
         FailureKind.UNAVAILABLE,
-        FailureKind.TIMEOUT,
     }
 )
+LOOK_AGAIN_S = 2.0  # while another worker tries the lane after a pause
 _A_WAIT_S = 0.001  # shorter ones are not worth a metric's cost
 _YOUNG, _TAUGHT_BY = 100, 8  # where no limit counts tokens, one answer in eight teaches once so many were seen
 
@@ -59,6 +59,8 @@ class Attempt:
     async def permit(self, line: LineRun, call: Call) -> Permit:
         """Raises LanePaused."""
         view = self._parts.view
+        if self._lane.on_probation and not await self._parts.pacer.may_probe(view):
+            raise LanePaused(self._clock.now() + LOOK_AGAIN_S, "probing", "another worker tries it")
         tokens = output = 0
         if view.limits.counts_tokens:
             tokens, output = self.estimates.charge(
@@ -74,7 +76,7 @@ class Attempt:
 
     async def call(self, line: LineRun, call: Call, permit: Permit, task: asyncio.Task[None]) -> Outcome:
         parts, window = self._parts, self._parts.window
-        started = window.on_start(self._clock.monotonic())
+        window.on_start()
         parts.load.in_flight += 1
         self.calls[task] = line
         outcome: Outcome | None = None
@@ -90,10 +92,10 @@ class Attempt:
             parts.load.in_flight -= 1
             now = self._clock.monotonic()
             if outcome is None:
-                window.on_end(now, started)
+                window.on_end()
                 parts.pacer.done(permit)
                 parts.breakers.abandon(self._lane.id)
-        self._learn(line, call, outcome, permit, now, started)
+        self._learn(line, call, outcome, permit, now)
         return outcome
 
     async def _exchange(self, line: LineRun, call: Call) -> Outcome:
@@ -112,13 +114,11 @@ class Attempt:
             send, tokens=tokens, group=claim.prefix, may_repeat=not parts.view.limits.has_rate
         )
 
-    def _learn(
-        self, line: LineRun, call: Call, outcome: Outcome, permit: Permit, now: float, started: float
-    ) -> None:
+    def _learn(self, line: LineRun, call: Call, outcome: Outcome, permit: Permit, now: float) -> None:
         parts, lane = self._parts, self._lane
         if isinstance(outcome, Success):
             usage = read_usage(outcome.data.get("usage"))
-            parts.window.on_success(now, started, outcome.latency_s, usage.output_tokens)
+            parts.window.on_success(now, outcome.latency_s, usage.output_tokens)
             parts.pacer.done(
                 permit,
                 actual_tokens=usage.total_tokens or None,  # a stream without usage keeps what was reserved
@@ -133,10 +133,10 @@ class Attempt:
             if teaches and usage.total_tokens:
                 self._learn_tokens(line, call, usage, now)
         else:
-            if outcome.kind in _DROPS:
-                parts.window.on_drop(now, started)
+            if outcome.kind in _REFUSALS:
+                parts.window.on_refusal(now)
             else:
-                parts.window.on_end(now, started)
+                parts.window.on_end()
             parts.pacer.done(permit, outcome=outcome)
             if outcome.status == 429:
                 emit("rate_limited", **self._labels, kind=outcome.kind.value)

@@ -1,51 +1,34 @@
-"""How many calls of a lane may be in flight here, where no limit says it: found by trying.
+"""How many calls of a lane may be in flight in this process, where nothing else limits them.
 
-Owns: Window — grows only while it is used: doubling until the first refusal, then along a cubic that
-lingers at the last known ceiling and tries beyond it later, so that a limit which doubles is followed.
-One cut per incident, deeper when most of a round was refused. Latency counts per output token. An
-engine's queue gauge, where read, takes over. Never below 1. May not touch: waiting, Redis, HTTP.
+Owns: Window — it doubles while it is used, stops growing when answers of equal length become slow and
+steps back when they become much slower; latency counts per output token, and only that of answers. An
+engine's queue gauge, where read, takes over. Never below 1. What 429s teach is domain.found_limit's.
+May not touch: waiting, Redis, HTTP.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-CUT = 0.9               # of the size, at the first refusal of an incident
-LINGER_S = 15.0         # from a cut back to the last ceiling; as long again until the ceiling is tried
-DEEP_SHARE = 0.15       # of a round refused: the size follows the share that passed
-DEEPEST = 0.1
 SLOWER = 2.0            # short-term latency over long-term: no growth
 MUCH_SLOWER = 3.0       # a step back, once per round
 SHORT_S, LONG_S = 2.0, 60.0  # time constants of the two latencies
 TYPICAL_TOKENS = 20.0   # the part of a latency that does not depend on the answer's length, in tokens
 GAUGE_FRESH_S = 10.0
+REFUSED_S = 1.0         # without growth after a refusal
 QUEUE_LOW, QUEUE_HIGH = 0.05, 0.25  # of running: what an engine should have waiting
 CACHE_FULL = 0.95
 
 
-@dataclass(slots=True)
-class _Round:
-    """The calls that were in flight at a cut: what became of them decides whether once was enough."""
-
-    left: int
-    passed: int = 0
-    refused: int = 0
-
-
 class Window:
-    """Adaptive limit of calls in flight, per lane (and replica). Times are monotonic seconds.
+    """Adaptive limit of calls in flight, per lane. Times are monotonic seconds.
 
-    Each call: `started = on_start(now)`, then exactly one of on_success, on_drop (429, overload, our own
-    time limit) or on_end (anything that says nothing about load).
+    Each call: on_start(), then exactly one of on_success, on_refusal (429, overload) or on_end.
     """
 
     def __init__(self, *, start: int = 8, maximum: int = 2_000) -> None:
         self._maximum = float(max(1, maximum))
         self._size = min(float(max(1, start)), self._maximum)
+        self._fast_size = self._size  # the last with which answers were not slow
         self.in_flight = 0
-        self._ceiling: float | None = None  # None: no refusal yet, the size may double
-        self._cut_at = float("-inf")
-        self._round: _Round | None = None
         self._short = 0.0
         self._long = 0.0
         self._typical = 0.0  # output tokens
@@ -53,7 +36,7 @@ class Window:
         self._learned_at = 0.0
         self._stepped_at = float("-inf")
         self._gauge_at = float("-inf")
-        self.cuts = 0
+        self._refused_at = float("-inf")
 
     @property
     def size(self) -> int:
@@ -63,38 +46,29 @@ class Window:
     def room(self) -> int:
         return max(0, int(self._size) - self.in_flight)
 
-    def on_start(self, now: float) -> float:
-        """A call starts; give the returned stamp back at its end."""
+    def on_start(self) -> None:
         self.in_flight += 1
-        return now
 
-    def on_success(self, now: float, started: float, latency_s: float, output_tokens: int = 0) -> None:
-        self._end(started, passed=True)
+    def on_success(self, now: float, latency_s: float, output_tokens: int = 0) -> None:
+        self.on_end()
         self._learn_latency(now, latency_s, output_tokens)
         if now - self._gauge_at < GAUGE_FRESH_S or (self.in_flight + 1) * 2 < self._size:
             return
         if self._is_slower(MUCH_SLOWER):
             self._step_back(now, latency_s)
-        elif self._is_slower(SLOWER):
-            self._linger(now)
-        else:
-            self._grow(now)
+        elif not self._is_slower(SLOWER):
+            self._fast_size = self._size
+            if now - self._refused_at >= REFUSED_S:
+                self._size = min(self._maximum, self._size + 1.0)
 
-    def on_drop(self, now: float, started: float) -> None:
-        """A refusal by load. Those of calls that were already in flight at a cut belong to its incident."""
-        in_flight = self.in_flight
-        self._end(started, passed=False)
-        if started <= self._cut_at:
-            return
-        self._ceiling = self._size
-        self._size = max(1.0, self._size * CUT)
-        self._cut_at = now
-        self._round = _Round(left=in_flight - 1, refused=1)
-        self.cuts += 1
+    def on_refusal(self, now: float) -> None:
+        """Refused by load: no growth for a moment. What the limit is, all workers find together (pacer_found.py)."""
+        self.on_end()
+        self._refused_at = now
 
-    def on_end(self, now: float, started: float) -> None:
+    def on_end(self) -> None:
         """A failure that says nothing about load: a refused line, a broken connection, a cancelled call."""
-        self._end(started, passed=None)
+        self.in_flight = max(0, self.in_flight - 1)
 
     def on_gauge(
         self, now: float, *, running: float, waiting: float, cache_used: float | None = None, is_pressed: bool = False
@@ -116,39 +90,7 @@ class Window:
     def restart(self, size: int) -> None:
         """After an outage: begin small and double again."""
         self._size = min(self._maximum, float(max(1, size)))
-        self._ceiling = None
-        self._round = None
         self._seen = 0
-
-    def _grow(self, now: float) -> None:
-        if self._ceiling is None:
-            self._size = min(self._maximum, self._size + 1.0)
-            return
-        # the cubic: at the cut 0.9 of the ceiling, flat around it after LINGER_S, then away
-        progress = (now - self._cut_at) / LINGER_S - 1.0
-        goal = self._ceiling * (1.0 + (1.0 - CUT) * progress**3)
-        if goal > 2.0 * self._ceiling:  # long past: the limit that was there is gone
-            self._ceiling = None
-            return
-        # a small window needs whole calls: the cubic moves less than one
-        goal = max(goal, self._ceiling + progress - 1.0) if progress > 1.0 else goal
-        self._size = min(self._maximum, max(self._size, goal))
-
-    def _end(self, started: float, *, passed: bool | None) -> None:
-        self.in_flight = max(0, self.in_flight - 1)
-        current = self._round
-        if current is None or started > self._cut_at:
-            return
-        current.left -= 1
-        current.passed += passed is True
-        current.refused += passed is False
-        if current.left <= 0:
-            self._round = None
-            answered = current.passed + current.refused
-            if answered >= max(4, self._size / 4) and current.refused > DEEP_SHARE * answered:
-                share = max(DEEPEST, current.passed / answered)
-                self._size = max(1.0, self._size * share)
-                self._ceiling = max(1.0, self._size / CUT)
 
     def _learn_latency(self, now: float, latency_s: float, output_tokens: int) -> None:
         """Latency as if every answer had the typical length: long answers are no queue."""
@@ -165,14 +107,8 @@ class Window:
         # below 50 ms it is our own event loop that is measured
         return self._seen >= 20 and self._short > times * self._long and self._short > 0.05
 
-    def _linger(self, now: float) -> None:
-        """Slower answers end the doubling: from here on along the cubic."""
-        if self._ceiling is None:
-            self._ceiling, self._cut_at = self._size, now
-
     def _step_back(self, now: float, latency_s: float) -> None:
-        self._linger(now)
         if now - self._stepped_at > max(1.0, latency_s):
             self._stepped_at = now
             # by half at most: slowness that we do not cause would not end by it
-            self._size = max(1.0, min(self._size, (self._ceiling or self._size) / 2), self._size * 0.95)
+            self._size = max(1.0, min(self._size, self._fast_size / 2), self._size * 0.95)

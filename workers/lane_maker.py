@@ -54,7 +54,9 @@ class LaneMaker:
         if provider is None or provider.key_id != row.key_id:
             return None
         limits = provider.limits(row.model, row.learned)
-        start = limits.start_concurrency if not limits.has_rate else max(RATED_START, limits.start_concurrency)
+        start = max(RATED_START, limits.start_concurrency)
+        if not limits.has_rate:  # all workers together begin with start_concurrency
+            start = max(1, limits.start_concurrency // self._pacer.live_workers())
         maximum = min(limits.concurrency or self.load.limit, self.load.limit)
         context = LaneContext(
             provider, row.model, provider.card(row.model, row.learned), provider.price(row.model),

@@ -2,7 +2,8 @@
 
 Owns: Pacer (one per process) and its promise: all workers together stay within each known limit of a
 lane and of its key, at a share that tunes itself, in slots leased from Redis many at a time; pauses and
-holds are obeyed at once. Where no limit is known it costs no Redis call: workers/concurrency.py rules.
+holds are obeyed at once. A limit that nobody states is found by all together (pacer_found.py); until
+the first refusal that costs one Redis call a second.
 Step: pace. May not touch: the database (a pause is written there first, by the caller), retries.
 """
 
@@ -20,6 +21,7 @@ from batch.domain.gcra import Cost
 from batch.domain.limits import Limits
 from batch.domain.outcome import Failure, FailureKind, Success
 from batch.providers.headers import RateReading
+from batch.settings import PROBE_EVERY_S
 from workers.pacer_lane import USED_UP, PacedLane, Permit
 from workers.pacer_source import LanePaused, Pause
 from workers.pacer_steps import Steps
@@ -65,7 +67,7 @@ class Pacer:
         self._steps = Steps(redis) if redis is not None else None
         self._worker = worker
         self._clock = clock
-        self._live_workers = live_workers
+        self.live_workers = live_workers
         self._lanes: dict[int, PacedLane] = {}
         self._keeper: asyncio.Task[None] | None = None
 
@@ -78,9 +80,6 @@ class Pacer:
         paced = self._lanes.get(lane.id)
         if paced is None or paced.limits is not lane.limits:
             paced = self._paced(lane)
-        if paced.is_open:
-            paced.in_use += 1
-            return Permit(paced)
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep())
         return await paced.take(Cost(est_tokens, est_output))
@@ -98,14 +97,12 @@ class Pacer:
             return
         permit.is_done = True
         paced = permit.lane
-        paced.release()
+        paced.end(permit, outcome)
         if isinstance(outcome, Failure):
             if outcome.kind in _REFUSALS:
                 paced.note_refusal(outcome.retry_after_s)
             if not outcome.sent:
                 actual_tokens, actual_output = 0, 0
-        elif outcome is not None:
-            paced.note_success()
         if actual_tokens is not None and paced.refunds and permit.cost is not None:
             paced.source.settle(Cost(actual_tokens - permit.cost.tokens, actual_output - permit.cost.output))
 
@@ -126,6 +123,10 @@ class Pacer:
             other.resume()
         for key in {paced.model_name, *([paced.key_name] if whole_key else [])}:
             await paced.source.lift_pause(key)
+
+    async def may_probe(self, lane: LaneView) -> bool:
+        """After a pause one worker tries the lane, the others wait for what it finds."""
+        return await self._paced(lane).source.claim_probe(PROBE_EVERY_S)
 
     def note_pause(self, lane: LaneView, until: float | None, code: str = "", reason: str = "") -> None:
         """What the database says of the lane's pause (None: not paused); no Redis call. Cheap when unchanged."""
@@ -181,7 +182,7 @@ class Pacer:
         paced = self._lanes.get(lane.id)
         if paced is None:
             paced = self._lanes[lane.id] = PacedLane(
-                lane.provider, lane.key_id, lane.model, self._steps, self._worker, self._clock, self._live_workers
+                lane.provider, lane.key_id, lane.model, self._steps, self._worker, self._clock, self.live_workers
             )
         if paced.limits is not lane.limits:
             paced.set_limits(lane.limits, lane.key_limits, lane.counters)

@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 from batch.clock import Clock
 from batch.domain.gcra import Cost
 from batch.domain.limits import Dimension, Limits, dimensions, start_utilisation
+from batch.domain.outcome import Failure, Success
 from batch.settings import GIVE_BACK_ABOVE_S
+from workers.pacer_found import HURRY_S, Finder
 from workers.pacer_share import Share
 from workers.pacer_source import LanePaused, Pause, SlotSource
 from workers.pacer_steps import Bucket, Steps
@@ -26,17 +28,19 @@ LEASE_MAX = 20
 GATHER_ABOVE_S, GATHER_S = 0.1, 0.25  # a lease that ends so far ahead lets waiters gather for so long
 STRAY_WAIT_S = 1.0      # one 429 that asks for no more than this holds its line, not the lane
 STRAYS_IN_A_ROW = 3
+NO_ANSWER_S, LONGEST_HOLD_S = 0.1, 8.0  # held per refusal in a row, where no limit is known
 USED_UP = "rate_used_up"  # a code that starts with rate_ is a wait, no failure of the provider
 
 
 class Permit:
     """The right to send one call now. Hand it to Pacer.done() when the call ended or was not made."""
 
-    __slots__ = ("cost", "is_done", "lane")
+    __slots__ = ("cost", "is_done", "lane", "started")
 
-    def __init__(self, lane: PacedLane, cost: Cost | None = None) -> None:
+    def __init__(self, lane: PacedLane, cost: Cost | None, started: float) -> None:
         self.lane = lane
         self.cost = cost
+        self.started = started
         self.is_done = False
 
 
@@ -56,6 +60,9 @@ class PacedLane:
         self.key_name, self.model_name = f"{scope}:key", f"{scope}:model:{model}"
         self._clock, self._live_workers = clock, live_workers
         self.source = SlotSource(self.model_name, steps, worker, clock, live_workers)
+        self.finder = Finder(self.source, clock, live_workers)
+        self._telling: asyncio.Task[None] | None = None
+        self._given: list[tuple[str, Limits]] = []
         self.limits: Limits | None = None
         self.paused: Pause | None = None
         self.is_open = False
@@ -78,24 +85,39 @@ class PacedLane:
         """Meter these from now on. Arrival times in Redis stay: they are times, not counts."""
         self.limits = limits
         own = self.key_name if limits.scope == "key" else self.model_name
-        pairs = [(own, limits)]
+        self._given = [(own, limits)]
         if key_limits is not None and own != self.key_name:
-            pairs.append((self.key_name, key_limits))
+            self._given.append((self.key_name, key_limits))
+        self._counters = counters
+        self.source.found_at = own
+        self.finder.may_be_rate = not any(given.has_rate for _, given in self._given)
+        self.refunds = limits.charge in {"reserve_refund", "actual"}
+        self._set_meters()
+
+    def _set_meters(self) -> None:
+        """What is known, and what was found where nothing is."""
+        own, found = self._given[0][0], self.finder.found
         buckets = [
-            Bucket(key, dims, *start_utilisation(given)) for key, given in pairs if (dims := dimensions(given))
+            Bucket(key, dims, *start_utilisation(given)) for key, given in self._given if (dims := dimensions(given))
         ]
+        if found.kind == "rate" and not buckets:
+            buckets.append(Bucket(own, (Dimension("r", "request", found.value),), 1.0, 1.0))
         if buckets and all(bucket.key != self.key_name for bucket in buckets):
             buckets.append(Bucket(self.key_name, (), 1.0, 1.0))  # nothing metered: a pause of the key is seen there
-        self.source.set_buckets(buckets, {self.key_name: "key", self.model_name: "model"}, counters)
+        self.source.set_buckets(buckets, {self.key_name: "key", self.model_name: "model"}, self._counters)
         self._dims = tuple(dim for bucket in buckets for dim in bucket.dims)
-        capped = [(given.concurrency, key) for key, given in pairs if given.concurrency is not None]
-        cap, self._share_key = min(capped) if capped else (None, own)
+        capped = [(given.concurrency, key) for key, given in self._given if given.concurrency is not None]
+        if found.kind == "slots":
+            capped.append((found.slots, own))
+        cap, key = min(capped) if capped else (None, own)
         if cap is None:
             self._share = None
-        elif self._share is None or self._share.cap != cap:
-            ask = partial(self.source.ask_share, self._share_key, cap)
+        elif self._share is None or self._share_key != key:
+            ask = partial(self.source.ask_share, key)
             self._share = Share(cap, ask=ask, clock=self._clock, live_workers=self._live_workers)
-        self.refunds = limits.charge in {"reserve_refund", "actual"}
+        elif self._share.cap != cap:
+            self._share.set_cap(cap)
+        self._share_key = key
         self._look()
 
     @property
@@ -132,10 +154,9 @@ class PacedLane:
 
     async def take(self, cost: Cost) -> Permit:
         """A slot of its own, waited for; the concurrency is held from the moment of the grant."""
-        if self._has_room_now():
+        if self.is_open or self._has_room_now():
             self.in_use += 1
-            self.calls += 1
-            return Permit(self, cost)
+            return self._permit(cost)
         while True:
             self._raise_if_paused()
             waiter = _Waiter(asyncio.get_running_loop().create_future(), cost)
@@ -153,12 +174,15 @@ class PacedLane:
                 raise
             now = self._clock.monotonic()
             if now - slot <= LATE_S and now >= self._held_until and self.paused is None:
-                self.calls += 1
                 if self._dims:
                     for unit in self._spent:
                         self._spent[unit] += cost.of(unit)  # type: ignore[arg-type]
-                return Permit(self, cost)
+                return self._permit(cost)
             self.release()  # the slot is burnt: ask for another
+
+    def _permit(self, cost: Cost) -> Permit:
+        self.calls += 1
+        return Permit(self, cost, self.finder.start())
 
     def _has_room_now(self) -> bool:
         """Only the calls in flight are counted, fewer than our share are, and nobody waits before us."""
@@ -262,16 +286,34 @@ class PacedLane:
                 )
 
     async def keep(self) -> None:
-        """Once a second: keep the share of concurrency, settle what no lease carried."""
+        """Once a second: keep the share of concurrency, settle what no lease carried, tell what was seen."""
         self._look()
+        if self.finder.is_due(len(self._waiters)):
+            await self._tell()
         if self._share is not None and (self.in_use or self._waiters or self._share.target):
             await self._share.renew(self.in_use, self.in_use + len(self._waiters))
         await self.source.flush()
 
     # what answers teach
 
-    def note_success(self) -> None:
-        self._in_a_row = 0
+    def end(self, permit: Permit, outcome: Success | Failure | None) -> None:
+        """The call ended: its concurrency is free, and what it shows of the limit is noted."""
+        self.release()
+        if isinstance(outcome, Success):
+            self._in_a_row = 0
+        if self.finder.end(permit.started, outcome) and (self._telling is None or self._telling.done()):
+            self._telling = asyncio.ensure_future(self._tell_soon())
+
+    async def _tell_soon(self) -> None:
+        if not self.finder.is_due(len(self._waiters)):
+            await self._clock.sleep_async(HURRY_S)
+        if self.finder.is_due(len(self._waiters)):
+            await self._tell()
+
+    async def _tell(self) -> None:
+        held = self._held_until > self._clock.monotonic()
+        if await self.finder.tell(not held and self.in_use + len(self._waiters) > self.finder.in_flight):
+            self._set_meters()
 
     def note_refusal(self, wait_s: float | None) -> None:
         """A 429. A stray one that asks for little holds only its line; more of them, or a longer wait, all."""
@@ -279,10 +321,13 @@ class PacedLane:
         self._in_a_row += 1
         wait = wait_s or 0.0
         hold = wait if wait > STRAY_WAIT_S or self._in_a_row >= STRAYS_IN_A_ROW else 0.0
+        if self._in_a_row >= STRAYS_IN_A_ROW and self.finder.may_be_rate:
+            hold = max(hold, min(LONGEST_HOLD_S, NO_ANSWER_S * self._in_a_row))
         if hold > 0:
             self._held_until = max(self._held_until, self._clock.monotonic() + hold)
             self._look()
-        self.source.note_refusal(hold)
+        if hold > 0 or self.finder.found.kind != "rate":
+            self.source.note_refusal(hold)
 
     # pauses
 
@@ -306,6 +351,7 @@ class PacedLane:
         return {
             "in_flight": self.in_use,
             "waiting": sum(not waiter.slot.done() for waiter in self._waiters),
+            "found": self._show_found(),
             "aim": round(self.source.use, 4) if self._dims else None,
             "used": self._measure_use(),
             "calls": self.calls,
@@ -313,6 +359,12 @@ class PacedLane:
             "local": self.source.is_alone,
             "held_s": round(max(0.0, self._held_until - self._clock.monotonic()), 1),
         }
+
+    def _show_found(self) -> dict[str, float] | None:
+        found = self.finder.found
+        if not found.kind:
+            return None
+        return {"requests_per_second": round(found.value, 2)} if found.kind == "rate" else {"concurrency": found.slots}
 
     def _measure_use(self) -> dict[str, float]:
         """By dimension, the share of each rate that this process has used since it was last asked."""
@@ -322,7 +374,8 @@ class PacedLane:
         return {d.name: round((spent[d.unit] - before.get(d.unit, 0.0)) / seconds / d.rate, 4) for d in self._dims}
 
     async def close(self) -> None:
-        if self._pump is not None:
-            self._pump.cancel()
+        for task in (self._pump, self._telling):
+            if task is not None:
+                task.cancel()
         if self._share is not None and not self.in_use:
             await self.source.ask_share(self._share_key, self._share.cap, 0, 0)

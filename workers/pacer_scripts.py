@@ -57,8 +57,10 @@ end
 """
 
 # The share of a limit in use follows the 429s of the last minute: 0.1 % is clean, 0.4 % is too much.
+# A limit that was found by trying (max 1) is moved as a whole instead, by ADOPT.
 _TUNE = """
 local function tune(key, u, max, granted)
+  if max >= 1 then return u end
   local v = redis.call('HMGET', key, 'uc', 'n', 'e')
   local since = tonumber(v[1]) or now
   local n = (tonumber(v[2]) or 0) + granted
@@ -251,6 +253,33 @@ return 1
 
 RESUME = """
 redis.call('HDEL', KEYS[1], 'p', 'pc', 'pr', 'hold')
+return 1
+"""
+
+# Looking for a limit that nobody stated: what was seen is added up until a step takes it into account.
+# KEYS: found hash. ARGV: started, refused, crowded, busy s, pressing, longest Retry-After s, ttl ms
+TELL = _PRELUDE + """
+for i, name in ipairs({'n', 'r', 'c', 'b', 'p'}) do
+  if tonumber(ARGV[i]) ~= 0 then redis.call('HINCRBYFLOAT', KEYS[1], name, ARGV[i]) end
+end
+local asked = tonumber(redis.call('HGET', KEYS[1], 'a') or 0)
+if tonumber(ARGV[6]) > asked then redis.call('HSET', KEYS[1], 'a', ARGV[6]) end
+redis.call('PEXPIRE', KEYS[1], ARGV[7])
+local answer = {now}
+local held = redis.call('HMGET', KEYS[1], 's', 'n', 'r', 'c', 'b', 'p', 'a')
+for i, value in ipairs(held) do answer[i + 1] = value or '' end
+return answer
+"""
+
+# One worker at a time makes a step. ARGV: state before, after; started, refused, crowded, busy s, pressing; ttl ms
+ADOPT = """
+if (redis.call('HGET', KEYS[1], 's') or '') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 's', ARGV[2])
+for i, name in ipairs({'n', 'r', 'c', 'b', 'p'}) do
+  if tonumber(ARGV[i + 2]) ~= 0 then redis.call('HINCRBYFLOAT', KEYS[1], name, string.format('%.9f', -ARGV[i + 2])) end
+end
+redis.call('HDEL', KEYS[1], 'a')
+redis.call('PEXPIRE', KEYS[1], ARGV[8])
 return 1
 """
 

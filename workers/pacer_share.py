@@ -19,13 +19,13 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 
 
 class Share:
-    """`ask` is one Redis step: (in use, wanted) → calls below which another may start; None: Redis is away."""
+    """`ask` is one Redis step: (cap, in use, wanted) → calls below which another may start; None: Redis is away."""
 
     def __init__(
         self,
         cap: int,
         *,
-        ask: Callable[[int, int], Awaitable[int | None]],
+        ask: Callable[[int, int, int], Awaitable[int | None]],
         clock: Clock,
         live_workers: Callable[[], int],
     ) -> None:
@@ -38,6 +38,13 @@ class Share:
         self._pause_s = FIRST_PAUSE_S
         self._ask_at = 0.0
         self._freed = asyncio.Event()
+
+    def set_cap(self, cap: int) -> None:
+        """The limit is another now: who waits asks again, and what a higher one gave is no longer trusted."""
+        if cap < self.cap:
+            self._until = 0.0
+        self.cap, self._ask_at = cap, 0.0
+        self._freed.set()
 
     def release(self) -> None:
         """A call ended: who waits for room looks again."""
@@ -67,7 +74,7 @@ class Share:
 
     async def renew(self, in_use: int, want: int) -> None:
         asked_at = self._clock.monotonic()
-        got = await self._ask(in_use, want)
+        got = await self._ask(self.cap, in_use, want)
         if got is not None:
             self._target, self._until = got, asked_at + SHARE_EXPIRES_S * 2 / 3
         elif asked_at >= self._until:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from redis.exceptions import RedisError
 
 from batch.clock import Clock
+from batch.domain.found_limit import Found, Seen
 from batch.domain.gcra import Cost, Grant, Meter
 from batch.domain.limits import Dimension
 from batch.telemetry import emit
@@ -57,6 +58,7 @@ class SlotSource:
         self._clock = clock
         self._live_workers = live_workers
         self.use = 1.0
+        self.found_at = name  # the bucket beside which a limit is looked for
         self._buckets: Sequence[Bucket] = ()
         self._dims: tuple[Dimension, ...] = ()
         self._names: Mapping[str, str] = {}
@@ -155,6 +157,24 @@ class SlotSource:
         if got is not None and not self._dims:
             self._away_until = None  # no lease will notice that Redis is back
         return got
+
+    async def tell(self, seen: Seen) -> tuple[float, Seen, Found] | None:
+        """Add to what all workers of the lane saw; None while Redis is away."""
+        if self._steps is None or not self._may_ask():
+            return None
+        told = await self.attempt(self._steps.tell(self.found_at, seen))
+        if told is not None and not self._dims:
+            self._away_until = None  # no lease will notice that Redis is back
+        return told
+
+    async def adopt(self, before: Found, after: Found, used: Seen) -> bool | None:
+        return await self.attempt(self._steps.adopt(self.found_at, before, after, used)) if self._steps else None
+
+    async def claim_probe(self, seconds: float) -> bool:
+        """Whether this worker tries the lane after a pause; each does while Redis is away."""
+        if self._steps is None or not self._may_ask():
+            return True
+        return await self.attempt(self._steps.claim_probe(self._name, self._worker, seconds)) is not False
 
     async def copy_pause(self, key: str, seconds: float, code: str, reason: str) -> None:
         if self._steps is not None:

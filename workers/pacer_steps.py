@@ -4,19 +4,20 @@ Keys, {scope} being {provider/key id}, so that a cluster keeps them together; ev
   batchmill:pace:{scope}:model:M   hash: t:D arrival time (µs) and w:D, o:D, w:D:i window of dimension D; u, uc
                                    share in use; n, e calls and 429s of the minute; hold; last; p, pc, pr pause
   batchmill:pace:{scope}:key       the same for the whole key
-  …:share                          hash: worker → "held want expiry": concurrency, expires with its workers
+  …:share, …:found                 hashes: worker → "held want expiry"; s state of a limit looked for, what was seen
 May not touch: waiting, lines, the database. Raises redis.RedisError or OSError when Redis is away.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import orjson
 from redis.asyncio import Redis
 
+from batch.domain.found_limit import Found, Seen
 from batch.domain.gcra import WINDOW_PARTS, Cost
 from batch.domain.limits import Dimension
 from batch.settings import SHARE_EXPIRES_S
@@ -75,6 +76,8 @@ class Steps:
         self._resume = redis.register_script(scripts.RESUME)
         self._seed = redis.register_script(scripts.SEED)
         self._count = redis.register_script(scripts.COUNT)
+        self._tell = redis.register_script(scripts.TELL)
+        self._adopt = redis.register_script(scripts.ADOPT)
 
     async def lease(
         self, buckets: Sequence[Bucket], costs: Sequence[Cost], *, ahead_s: float, settled: Cost | None = None
@@ -138,6 +141,13 @@ class Steps:
         self.calls += 1
         await self._resume(keys=[key])
 
+    async def claim_probe(self, key: str, worker: str, seconds: float) -> bool:
+        """Whether this worker is the one that tries a bucket which was paused; nobody else is for so long."""
+        self.calls += 1
+        if await self._redis.set(f"{key}:probe", worker, nx=True, px=int(seconds * 1e3)):
+            return True
+        return _text(await self._redis.get(f"{key}:probe") or "") == worker
+
     async def seed(self, bucket: Bucket, counters: Mapping[str, Any]) -> None:
         """Put back hour and day counters as read_windows() gave them; a bucket is seeded once."""
         rows = [
@@ -153,6 +163,21 @@ class Steps:
         rows = [[d.name, d.window_s * 1e6, used[d.name]] for d in bucket.dims if d.window_s and used.get(d.name)]
         if rows:
             await self._run(self._count, [bucket.key], {"w": rows, "ttl": self._ttl_ms})
+
+    async def tell(self, key: str, seen: Seen) -> tuple[float, Seen, Found]:
+        """Add to what all workers saw; (now in Unix seconds, the sum since the last step, the state)."""
+        self.calls += 1
+        args: list[str | int] = [*(repr(float(part)) for part in astuple(seen)), self._ttl_ms]
+        now_us, state, *sums = await self._tell(keys=[f"{key}:found"], args=args)
+        found = Found(*orjson.loads(state)) if state else Found()
+        return now_us / 1e6, Seen(*(float(part or 0) for part in sums)), found
+
+    async def adopt(self, key: str, before: Found, after: Found, used: Seen) -> bool:
+        """Replace the state and take `used` off the sum, unless another worker was first."""
+        self.calls += 1
+        states = [orjson.dumps(astuple(before)) if before.at else b"", orjson.dumps(astuple(after))]
+        args: list[bytes | str | int] = [*states, *(repr(float(part)) for part in astuple(used)[:-1]), self._ttl_ms]
+        return bool(await self._adopt(keys=[f"{key}:found"], args=args))
 
     async def read_windows(self, bucket: Bucket) -> dict[str, dict[str, float]]:
         """Units by dimension and start of each part (Unix ms), for `lanes.counters`; {} without long windows."""

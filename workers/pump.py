@@ -247,7 +247,11 @@ class Pump:
             until = self._clock.now() + pause.left_s if pause.left_s > 0 else None
             lane.parts.pacer.note_pause(lane.parts.view, until, pause.code or "", pause.reason or "")
             if until is not None and until > lane.blocked_until + 1.0:
+                lane.on_probation = lane.on_probation or pause.code != "person"
                 lane.block(until)
+            elif pause.code is None and lane.on_probation and self._clock.now() >= lane.blocked_until:
+                lane.on_probation = False  # another worker's line was answered
+                lane.unblock()
             elif until is None and lane.blocked_until:
                 lane.unblock()
                 self._want(lane.id)

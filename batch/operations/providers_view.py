@@ -107,7 +107,7 @@ def _view_lane(
 
 def _list_found(facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What the workers found by trying; all of them hold the same."""
-    found = next((fact["found"] for fact in facts if fact.get("found")), {})
+    found: dict[str, Any] = next((fact["found"] for fact in facts if fact.get("found")), {})
     return [{"name": name, "value": value, "source": "probe"} for name, value in found.items()]
 
 

@@ -69,10 +69,10 @@ def test_projects_share_alike_whatever_they_queue():
 
 
 def test_a_key_that_becomes_invalid_pauses_the_provider_and_fails_nothing(tmp_path):
-    """One round of calls in flight, then one probe at a time; the mended key file is read and all lines complete."""
+    """One round of calls in flight, then one probe of all workers; the mended key file is read, all lines complete."""
     key = tmp_path / "key"
     key.write_text("sk-first")
-    with running_mill({"sim": {"concurrency": 8, "api_key_file": str(key)}}, PROBE_EVERY_S=3.0) as mill:
+    with running_mill({"sim": {"concurrency": 8, "api_key_file": str(key)}}, workers=2, PROBE_EVERY_S=3.0) as mill:
         mill.simulator.reconfigure(latency=Latency("constant", 0.2), valid_keys=("sk-first",))
         batch = mill.submit(lines(200))
         eventually(lambda: load(mill.world, batch).completed > 30, 30)
