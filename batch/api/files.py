@@ -16,8 +16,8 @@ from batch.api.multipart import Form, received_form
 from batch.api.routing import CallerDep, WorldDep, form_schema, make_router
 from batch.api.shapes import DeletedObject, FileObject, Page, answer, file_object, page
 from batch.domain.errors import InvalidRequest
-from batch.operations.delete_file import delete_file
 from batch.operations.read_files import get_file, list_files, open_file_content
+from batch.operations.retention import delete_file
 from batch.operations.upload import PURPOSES, FileUpload, begin_upload, check_purpose
 from batch.telemetry import emit
 

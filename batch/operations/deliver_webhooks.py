@@ -60,7 +60,7 @@ def _address_events(connection: Connection, world: World) -> int:
         if own:
             targets[own] = None
         targets.update(webhooks.endpoints_for(connection, event.project_id, event.event))
-        webhooks.address_event(connection, event, list(targets.items()))
+        webhooks.address_event(connection, event, targets)
     return len(events)
 
 

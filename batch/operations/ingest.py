@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
 
@@ -32,7 +31,7 @@ from batch.operations.world import World
 from batch.storage import batches, files, ingest, jobs, projects, webhooks
 from batch.storage.batches import BatchError, BatchRow
 from batch.storage.files import FileRow
-from batch.storage.ingest import Chunk, Cut, RefusedRow, RequestRow, Start
+from batch.storage.ingest import Chunk, Cut, RefusedRow, Start
 from batch.storage.jobs import Job
 from batch.storage.lanes import LaneRow
 from batch.storage.projects import Project
@@ -75,17 +74,6 @@ def ingest_batch(world: World, batch_id: int, owner: str, should_stop: Stop = la
 
 class _Lost(Exception):
     """The job's epoch moved on, or the batch was cancelled: nothing more may be written."""
-
-
-@dataclass(slots=True)
-class _Pending:
-    """The chunk being gathered."""
-
-    rows: list[RequestRow] = field(default_factory=list)
-    refused: list[RefusedRow] = field(default_factory=list)
-    errors: list[BatchError] = field(default_factory=list)
-    size: int = 0
-    lines: int = 0
 
 
 class _Ingest:
@@ -166,12 +154,12 @@ class _Ingest:
 
     def _walk(self, lines: Iterable[RawLine], gate: LineGate) -> bool:
         """False when it was asked to stop in the middle."""
-        pending, limit = _Pending(), self._world.settings.max_requests_per_batch
+        pending, limit = Chunk(), self._world.settings.max_requests_per_batch
         last = None
         for raw in lines:
             if pending.lines >= self._chunk_rows or pending.size >= CHUNK_BYTES:
                 self._store(pending, gate.model, raw.number - 1, raw.offset)
-                pending = _Pending()
+                pending = Chunk()
                 if self._should_stop():
                     return False
             self._take(raw, gate, pending)
@@ -186,7 +174,7 @@ class _Ingest:
             self._store(pending, gate.model, last.number, last.offset + last.length)
         return True
 
-    def _take(self, raw: RawLine, gate: LineGate, pending: _Pending) -> None:
+    def _take(self, raw: RawLine, gate: LineGate, pending: Chunk) -> None:
         accepted = gate.accept(raw)
         if isinstance(accepted, LineProblem):
             self._weight.refused += 1
@@ -212,7 +200,7 @@ class _Ingest:
             group = self._groups[route] = RouteLines()
         group.add(line, est_input + est_output)
 
-    def _refuse(self, number: int, problem: LineProblem, pending: _Pending) -> None:
+    def _refuse(self, number: int, problem: LineProblem, pending: Chunk) -> None:
         if problem.custom_id is not None:
             self._seen.add(problem.custom_id)
         if self._options.on_invalid_line == "fail" or problem.custom_id is None:
@@ -225,16 +213,16 @@ class _Ingest:
         )  # fmt: skip
         pending.refused.append(RefusedRow(number, problem.custom_id, "invalid_request", output.decode()))
 
-    def _store(self, pending: _Pending, model: str | None, next_line: int, next_offset: int) -> None:
-        chunk = Chunk(pending.rows, pending.refused, pending.errors, model, next_line, next_offset)
+    def _store(self, chunk: Chunk, model: str | None, next_line: int, next_offset: int) -> None:
         self._yield_turn()
 
         def write() -> bool:
             began = self._world.clock.monotonic()
             with self._world.db.write() as conn:
                 held = ingest.store_chunk_if_held(
-                    conn, self._batch.id, self._epoch, chunk, errors_before=self._errors, routes=self._book.routes
-                )
+                    conn, self._batch.id, self._epoch, chunk, errors_before=self._errors, routes=self._book.routes,
+                    model=model, ingest_line=next_line, ingest_offset=next_offset,
+                )  # fmt: skip
             self._held_s = self._world.clock.monotonic() - began
             return held
 
@@ -242,7 +230,7 @@ class _Ingest:
             raise _Lost
         self._errors += len(chunk.errors)
         self._freed_at = self._world.clock.monotonic()
-        if pending.lines >= self._chunk_rows:  # a full chunk tells how many rows fit into the time
+        if chunk.lines >= self._chunk_rows:  # a full chunk tells how many rows fit into the time
             fitting = int(self._chunk_rows * LOCK_S / max(self._held_s, 1e-4))
             self._chunk_rows = max(50, min(CHUNK_ROWS, fitting, self._chunk_rows * 2))
 

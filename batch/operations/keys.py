@@ -17,10 +17,10 @@ from sqlalchemy import Connection
 from batch.domain.errors import InvalidRequest
 from batch.operations.world import World
 from batch.storage import projects
+from batch.storage.batches import PRIORITY_CLASSES
 from batch.storage.projects import KeyRow, Project
 
 LIMIT_NAMES = ("enqueued_requests", "enqueued_tokens", "storage_bytes", "requests_per_minute")
-PRIORITIES = ("high", "normal", "low")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def set_project_limits(
             raise InvalidRequest(f"No such limit: {name}. Limits are {', '.join(LIMIT_NAMES)}.", param=name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise InvalidRequest(f"{name} must be a whole number, 0 or more.", param=name)
-    if max_priority is not None and max_priority not in PRIORITIES:
+    if max_priority is not None and max_priority not in PRIORITY_CLASSES:
         raise InvalidRequest(f"Invalid value: '{max_priority}'. Use high, normal or low.", param="max_priority")
     unknown = sorted(set(allowed_providers or ()) - set(world.catalog.providers))
     if unknown:

@@ -52,6 +52,12 @@ def purge_batch(world: World, batch_id: int, owner: str) -> int:
         removed += gone
 
 
+def delete_file(world: World, project_id: int, public_id: str) -> None:
+    """Raises NotFound when there is no such file, or no longer."""
+    if not world.db.transact(files.mark_deleted_if_live, project_id, public_id):
+        raise NotFound(f"No such File object: {public_id}", param="id")
+
+
 def expire_files(world: World) -> int:
     """Mark files and uploads past their time; returns how many."""
     with world.db.write() as conn:

@@ -17,9 +17,9 @@ from batch.domain.line import read_custom_id
 from batch.domain.states import is_terminal
 from batch.files.jsonl import iter_lines
 from batch.operations.create_batch import create_batch
-from batch.operations.delete_file import delete_file
 from batch.operations.read_batches import get_batch
 from batch.operations.read_files import read_input
+from batch.operations.retention import delete_file
 from batch.operations.upload import FileUpload, begin_upload
 from batch.operations.world import World
 from batch.storage import batches, files

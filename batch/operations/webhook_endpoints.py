@@ -28,14 +28,8 @@ def create_endpoint(world: World, project_id: int, *, name: str, url: str, event
     with world.db.write() as connection:
         if webhooks.count_endpoints(connection, project_id) >= MAX_ENDPOINTS:
             raise InvalidRequest(f"A project holds at most {MAX_ENDPOINTS} webhook endpoints.")
-        return webhooks.insert_endpoint(
-            connection,
-            project_id,
-            name=name,
-            url=url,
-            event_types=list(dict.fromkeys(event_types)),
-            secret=make_secret(world.clock.randbytes(32)),
-        )
+        wanted, secret = list(dict.fromkeys(event_types)), make_secret(world.clock.randbytes(32))
+        return webhooks.insert_endpoint(connection, project_id, name=name, url=url, event_types=wanted, secret=secret)
 
 
 def update_endpoint(world: World, project_id: int, public_id: str, changes: dict[str, Any]) -> sa.Row[Any]:

@@ -91,7 +91,6 @@ class _Taking:
     lease_s: float
     may_take_solo: bool
     rows: list[Any] = field(default_factory=list)
-    reserved: dict[int, float] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
 
 

@@ -56,9 +56,9 @@ def insert_file(
 
     The file that owns `blob` already, where a commit's answer was lost: two rows would share its bytes.
     """
-    stored = conn.execute(sa.select(*_COLUMNS).where(files.c.blob == blob)).one_or_none()
+    stored = _one(conn, files.c.blob == blob)
     if stored is not None:
-        return FileRow(*stored)
+        return stored
     values: dict[str, Any] = {
         "public_id": new_file_id(),
         "project_id": project_id,
@@ -76,20 +76,12 @@ def insert_file(
 
 def find_file(conn: sa.Connection, project_id: int, public_id: str) -> FileRow | None:
     """A file that is neither deleted nor past its expiry."""
-    row = conn.execute(
-        sa.select(*_COLUMNS).where(
-            files.c.public_id == public_id, files.c.project_id == project_id, *_is_live()
-        )
-    ).one_or_none()
-    return FileRow(*row) if row else None
+    return _one(conn, files.c.public_id == public_id, files.c.project_id == project_id, *_is_live())
 
 
 def load_file(conn: sa.Connection, file_id: int) -> FileRow | None:
     """By internal id; also one that is deleted, as long as its blob stands."""
-    row = conn.execute(
-        sa.select(*_COLUMNS).where(files.c.id == file_id, files.c.blob_deleted_at.is_(None))
-    ).one_or_none()
-    return FileRow(*row) if row else None
+    return _one(conn, files.c.id == file_id, files.c.blob_deleted_at.is_(None))
 
 
 def page_files(
@@ -109,10 +101,8 @@ def page_files(
     if after is not None:
         mark = sa.tuple_(sa.literal(after.created_at), sa.literal(after.id))
         query = query.where(key > mark if order == "asc" else key < mark)
-    if order == "asc":
-        query = query.order_by(files.c.created_at, files.c.id)
-    else:
-        query = query.order_by(files.c.created_at.desc(), files.c.id.desc())
+    turn = sa.asc if order == "asc" else sa.desc
+    query = query.order_by(turn(files.c.created_at), turn(files.c.id))
     return [FileRow(*row) for row in conn.execute(query.limit(limit))]
 
 
@@ -159,6 +149,11 @@ def known_blobs(conn: sa.Connection, names: Sequence[str]) -> set[str]:
     """Those of `names` that a file still owns."""
     rows = conn.execute(sa.select(files.c.blob).where(files.c.blob.in_(names), files.c.blob_deleted_at.is_(None)))
     return set(rows.scalars())
+
+
+def _one(conn: sa.Connection, *conditions: sa.ColumnElement[bool]) -> FileRow | None:
+    row = conn.execute(sa.select(*_COLUMNS).where(*conditions)).one_or_none()
+    return FileRow(*row) if row else None
 
 
 def _is_live() -> tuple[sa.ColumnElement[bool], ...]:

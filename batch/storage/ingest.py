@@ -8,7 +8,7 @@ May not touch: the meaning of a line. Lock order: the batch row, then the rest.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -70,14 +70,13 @@ class Cut(NamedTuple):
 
 @dataclass(slots=True)
 class Chunk:
-    """What is committed together, and where the next chunk begins."""
+    """What is gathered and committed together, from so many `lines` and bytes of the file."""
 
-    rows: list[RequestRow]
-    refused: list[RefusedRow]
-    errors: list[BatchError]
-    model: str | None  # the one model so far; None when there are several
-    next_line: int
-    next_offset: int
+    rows: list[RequestRow] = field(default_factory=list)
+    refused: list[RefusedRow] = field(default_factory=list)
+    errors: list[BatchError] = field(default_factory=list)
+    lines: int = 0
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -100,20 +99,14 @@ _COPY_TYPES = ["int8", "int8", "text", "text", "int8", "int8", "int4", "int4", "
 
 
 def store_chunk_if_held(
-    conn: sa.Connection, batch_id: int, epoch: int, chunk: Chunk, *, errors_before: int, routes: list[list[int]]
+    conn: sa.Connection, batch_id: int, epoch: int, chunk: Chunk, *, errors_before: int, **progress: Any
 ) -> bool:
-    """One chunk and its byte offset in one transaction. False when the job is lost or the batch cancelled."""
-    held = renew_job_if_held(
-        conn,
-        batch_id,
-        epoch,
-        ingest_line=chunk.next_line,
-        ingest_offset=chunk.next_offset,
-        ingest_errors=errors_before + len(chunk.errors),
-        routes=routes,
-        model=chunk.model,
-    )
-    if not held:
+    """One chunk and the `progress` behind it (ingest_line, ingest_offset, routes, model) in one transaction.
+
+    False when the job is lost or the batch cancelled.
+    """
+    errors_now = errors_before + len(chunk.errors)
+    if not renew_job_if_held(conn, batch_id, epoch, ingest_errors=errors_now, **progress):
         return False
     if chunk.rows:
         _insert_requests(conn, chunk.rows)

@@ -7,27 +7,12 @@ May not touch: recording (storage.results), files. Reads are short: one window, 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 
 from batch.storage.batches import BatchError, insert_errors
 from batch.storage.tables import batch_errors, batch_lanes, batches, line_progress, requests, results, slices
-
-
-class WrittenLine(NamedTuple):
-    """A result as it will stand in a file, without newline."""
-
-    line: int
-    ok: bool
-    output: bytes
-
-
-class OpenRequest(NamedTuple):
-    """A line that has no result."""
-
-    line: int
-    custom_id: str
 
 
 def last_line(conn: sa.Connection, batch_id: int) -> int:
@@ -39,14 +24,14 @@ def last_line(conn: sa.Connection, batch_id: int) -> int:
     return max(top or 0 for top in tops)
 
 
-def results_between(conn: sa.Connection, batch_id: int, after: int, upto: int) -> list[WrittenLine]:
-    """Results of lines after < line ≤ upto, ascending."""
+def results_between(conn: sa.Connection, batch_id: int, after: int, upto: int) -> list[tuple[int, bool, bytes]]:
+    """(line, ok, output without newline) of lines after < line ≤ upto, ascending."""
     driver: Any = conn.connection.driver_connection  # plain tuples: finalize does little else than this
     if conn.dialect.name == "sqlite":
         found = driver.execute(_RESULTS_SQLITE, (batch_id, after, upto))
     else:
         found = driver.cursor(binary=True).execute(_RESULTS_POSTGRESQL, (batch_id, after, upto))
-    return [WrittenLine(line, bool(ok), text) for line, ok, text in found.fetchall()]
+    return [(line, bool(ok), text) for line, ok, text in found.fetchall()]
 
 
 # As bytes: a str would be decoded only to be encoded again.
@@ -59,15 +44,15 @@ _RESULTS_POSTGRESQL = (
 )
 
 
-def open_between(conn: sa.Connection, batch_id: int, after: int, upto: int) -> list[OpenRequest]:
-    """Lines after < line ≤ upto without a result, ascending."""
+def open_between(conn: sa.Connection, batch_id: int, after: int, upto: int) -> list[tuple[int, str]]:
+    """(line, custom_id) of lines after < line ≤ upto without a result, ascending."""
     has_result = sa.exists().where(results.c.batch_id == requests.c.batch_id, results.c.line == requests.c.line)
     rows = conn.execute(
         sa.select(requests.c.line, requests.c.custom_id)
         .where(requests.c.batch_id == batch_id, requests.c.line > after, requests.c.line <= upto, ~has_result)
         .order_by(requests.c.line)
     )
-    return [OpenRequest(*row) for row in rows]
+    return [(line, custom_id) for line, custom_id in rows]
 
 
 def replace_errors(conn: sa.Connection, batch_id: int, errors: Iterable[BatchError]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -51,35 +52,12 @@ _UPLOAD = [*(uploads.c[name] for name in UploadRow.__slots__ if name != "file"),
 _PART = [upload_parts.c[name] for name in PartRow.__slots__]
 
 
-def insert_upload(
-    conn: sa.Connection,
-    *,
-    project_id: int,
-    filename: str,
-    purpose: str,
-    mime_type: str,
-    size_bytes: int,
-    file_expires_after_s: int | None,
-) -> UploadRow:
+def insert_upload(conn: sa.Connection, /, **values: Any) -> UploadRow:
     """A pending upload that expires an hour from now."""
-    public_id = new_id("upload_")
-    conn.execute(
-        sa.insert(uploads).values(
-            public_id=public_id,
-            project_id=project_id,
-            filename=filename,
-            purpose=purpose,
-            mime_type=mime_type,
-            size_bytes=size_bytes,
-            file_expires_after_s=file_expires_after_s,
-            status="pending",
-            created_at=db_now(),
-            expires_at=db_now() + UPLOAD_LIVES_S * 1000,
-        )
-    )
-    found = find_upload(conn, project_id, public_id)
-    assert found is not None
-    return found
+    times = {"created_at": db_now(), "expires_at": db_now() + UPLOAD_LIVES_S * 1000}
+    insert = sa.insert(uploads).values(public_id=new_id("upload_"), status="pending", **times, **values)
+    upload_id = conn.execute(insert.returning(uploads.c.id)).scalar_one()
+    return UploadRow(*conn.execute(sa.select(*_UPLOAD).where(uploads.c.id == upload_id)).one())
 
 
 def find_upload(conn: sa.Connection, project_id: int, public_id: str) -> UploadRow | None:

@@ -25,22 +25,16 @@ _UNADDRESSED = ""
 def enqueue_event(connection: sa.Connection, batch_row: Any, event: str) -> None:
     """Put `event` ("batch.completed", ...) of a batch into the outbox, in the caller's transaction.
 
-    `batch_row` is a row, mapping or object with id, public_id and project_id.
+    `batch_row` is anything with id, public_id and project_id.
     """
-    batch_id, public_id, project_id = (_value(batch_row, name) for name in ("id", "public_id", "project_id"))
     now = connection.execute(sa.select(db_now())).scalar_one()
+    payload = event_payload(event, batch_row.public_id, now // 1000)
     connection.execute(
         sa.insert(webhook_deliveries).values(
-            webhook_id=new_id("wh_"),
-            project_id=project_id,
-            batch_id=batch_id,
-            url=_UNADDRESSED,
-            event=event,
-            payload=event_payload(event, public_id, now // 1000),
-            created_at=now,
-            next_at=now,
+            webhook_id=new_id("wh_"), project_id=batch_row.project_id, batch_id=batch_row.id, url=_UNADDRESSED,
+            event=event, payload=payload, created_at=now, next_at=now,
         )
-    )
+    )  # fmt: skip
 
 
 def event_payload(event: str, batch_public_id: str, created_at: int) -> str:
@@ -66,30 +60,23 @@ def unaddressed_events(connection: sa.Connection, limit: int) -> Sequence[sa.Row
     ).all()
 
 
-def address_event(connection: sa.Connection, event: sa.Row[Any], targets: Sequence[tuple[str, int | None]]) -> bool:
-    """Replace the event by one delivery per (url, endpoint id or None). False when another pass did it."""
+def address_event(connection: sa.Connection, event: sa.Row[Any], targets: Mapping[str, int | None]) -> None:
+    """Replace the event by one delivery per url (with its endpoint's id), unless another pass did it."""
     taken = connection.execute(
         sa.delete(webhook_deliveries).where(
             webhook_deliveries.c.id == event.id, webhook_deliveries.c.url == _UNADDRESSED
         )
     )
-    if not taken.rowcount:
-        return False
-    for url, endpoint_id in targets:
-        connection.execute(
-            sa.insert(webhook_deliveries).values(
-                webhook_id=new_id("wh_"),
-                project_id=event.project_id,
-                batch_id=event.batch_id,
-                endpoint_id=endpoint_id,
-                url=url,
-                event=event.event,
-                payload=event.payload,
-                created_at=event.created_at,
-                next_at=event.created_at,
-            )
-        )
-    return True
+    rows = [
+        {
+            "webhook_id": new_id("wh_"), "project_id": event.project_id, "batch_id": event.batch_id,
+            "endpoint_id": endpoint_id, "url": url, "event": event.event, "payload": event.payload,
+            "created_at": event.created_at, "next_at": event.created_at,
+        }
+        for url, endpoint_id in targets.items()
+    ]  # fmt: skip
+    if taken.rowcount and rows:
+        connection.execute(sa.insert(webhook_deliveries), rows)
 
 
 def lease_due(connection: sa.Connection, limit: int, lease_ms: int) -> list[sa.Row[Any]]:
@@ -168,23 +155,11 @@ def purge_finished(connection: sa.Connection, older_than_ms: int, limit: int = 5
 # endpoints
 
 
-def insert_endpoint(
-    connection: sa.Connection, project_id: int, *, name: str, url: str, event_types: list[str], secret: str
-) -> sa.Row[Any]:
-    public_id = new_id("we_")
-    connection.execute(
-        sa.insert(webhook_endpoints).values(
-            public_id=public_id,
-            project_id=project_id,
-            name=name,
-            url=url,
-            event_types=event_types,
-            secret=secret,
-            created_at=db_now(),
-            updated_at=db_now(),
-        )
-    )
-    return get_endpoint(connection, project_id, public_id)
+def insert_endpoint(connection: sa.Connection, project_id: int, **values: Any) -> sa.Row[Any]:
+    """With name, url, event_types and secret."""
+    times = {"created_at": db_now(), "updated_at": db_now()}
+    insert = sa.insert(webhook_endpoints).values(public_id=new_id("we_"), project_id=project_id, **times, **values)
+    return connection.execute(insert.returning(*webhook_endpoints.c)).one()
 
 
 def get_endpoint(connection: sa.Connection, project_id: int, public_id: str) -> sa.Row[Any]:
@@ -230,13 +205,11 @@ def update_endpoint(
 ) -> sa.Row[Any]:
     """Change name, url, event_types, or the secrets. Raises NotFound."""
     before = get_endpoint(connection, project_id, public_id)
-    if any(getattr(before, name) != value for name, value in values.items()):
-        connection.execute(
-            sa.update(webhook_endpoints)
-            .where(webhook_endpoints.c.id == before.id)
-            .values(**values, updated_at=db_now())
-        )
-    return get_endpoint(connection, project_id, public_id)
+    if all(before._mapping[name] == value for name, value in values.items()):
+        return before
+    change = sa.update(webhook_endpoints).where(webhook_endpoints.c.id == before.id)
+    change = change.values(**values, updated_at=db_now())
+    return connection.execute(change.returning(*webhook_endpoints.c)).one()
 
 
 def rotate_secret(
@@ -246,17 +219,10 @@ def rotate_secret(
     before = get_endpoint(connection, project_id, public_id)
     if before.secret == secret:  # done already, by a commit whose answer was lost
         return before
-    connection.execute(
-        sa.update(webhook_endpoints)
-        .where(webhook_endpoints.c.id == before.id)
-        .values(
-            secret=secret,
-            old_secret=before.secret if keep_old_ms else None,
-            old_secret_until=db_now() + keep_old_ms if keep_old_ms else None,
-            updated_at=db_now(),
-        )
-    )
-    return get_endpoint(connection, project_id, public_id)
+    now = connection.execute(sa.select(db_now())).scalar_one()
+    old = (before.secret, now + keep_old_ms) if keep_old_ms else (None, None)
+    values = {"secret": secret, "old_secret": old[0], "old_secret_until": old[1]}
+    return update_endpoint(connection, project_id, public_id, values)
 
 
 def delete_endpoint(connection: sa.Connection, project_id: int, public_id: str) -> None:
@@ -266,7 +232,3 @@ def delete_endpoint(connection: sa.Connection, project_id: int, public_id: str) 
         sa.update(webhook_deliveries).where(webhook_deliveries.c.endpoint_id == row.id).values(next_at=None)
     )
     connection.execute(sa.delete(webhook_endpoints).where(webhook_endpoints.c.id == row.id))
-
-
-def _value(row: Any, name: str) -> Any:
-    return row[name] if isinstance(row, Mapping) else getattr(row, name)

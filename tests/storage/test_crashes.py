@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from batch.domain.errors import Conflict
 from batch.operations import retention
 from batch.operations.cancel_batch import cancel_batch
-from batch.operations.delete_file import delete_file
 from batch.operations.end_batches import end_due_batches, ring_waiting
 from batch.operations.finalize import finalize_batch
 from batch.operations.ingest import ingest_batch
+from batch.operations.retention import delete_file
 from batch.operations.retry_batch import retry_batch
 from batch.operations.world import World
 from batch.storage.batches import BatchRow

@@ -9,11 +9,11 @@ import sqlalchemy as sa
 
 from batch.domain.errors import Conflict, NotFound
 from batch.operations import retention
-from batch.operations.delete_file import delete_file
 from batch.operations.finalize import finalize_batch
 from batch.operations.ingest import ingest_batch
 from batch.operations.read_batches import get_batch, get_batch_errors
 from batch.operations.read_files import get_file, open_file_content
+from batch.operations.retention import delete_file
 from batch.operations.retry_batch import read_family_lines, retry_batch
 from batch.operations.world import World
 from batch.storage.batches import BatchRow

@@ -12,11 +12,10 @@ import sqlalchemy as sa
 
 from batch.operations import ingest as ingest_module
 from batch.operations.cancel_batch import cancel_batch
-from batch.operations.delete_file import delete_file
 from batch.operations.ingest import ingest_batch
 from batch.operations.keys import set_project_limits
 from batch.operations.read_batches import get_batch_errors
-from batch.operations.retention import remove_deleted_bytes
+from batch.operations.retention import delete_file, remove_deleted_bytes
 from batch.operations.world import World
 from batch.storage import jobs
 from batch.storage.batches import BatchRow

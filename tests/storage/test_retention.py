@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from batch.domain.errors import NotFound
 from batch.files.blobs import new_blob_name
 from batch.operations import retention
-from batch.operations.delete_file import delete_file
 from batch.operations.finalize import finalize_batch
 from batch.operations.read_files import get_file, list_files, open_file_content
+from batch.operations.retention import delete_file
 from batch.operations.world import World
 from batch.storage.batches import BatchRow
 from batch.storage.tables import batches, files, requests, results, slices
