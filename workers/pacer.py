@@ -30,6 +30,7 @@ __all__ = ["USED_UP", "LanePaused", "LaneView", "Pacer", "Permit"]
 
 TICK_S = 1.0
 _REFUSALS = frozenset({FailureKind.RATE_LIMIT, FailureKind.RATE_DYNAMIC, FailureKind.RATE_CONCURRENCY})
+_OVERLOADS = frozenset({FailureKind.OVERLOADED, FailureKind.UNAVAILABLE})
 
 
 @dataclass(slots=True)
@@ -101,6 +102,8 @@ class Pacer:
         if isinstance(outcome, Failure):
             if outcome.kind in _REFUSALS:
                 paced.note_refusal(outcome.retry_after_s)
+            elif outcome.kind in _OVERLOADS:
+                paced.note_overload()
             if not outcome.sent:
                 actual_tokens, actual_output = 0, 0
         if actual_tokens is not None and paced.refunds and permit.cost is not None:

@@ -323,11 +323,20 @@ class PacedLane:
         hold = wait if wait > STRAY_WAIT_S or self._in_a_row >= STRAYS_IN_A_ROW else 0.0
         if self._in_a_row >= STRAYS_IN_A_ROW and self.finder.may_be_rate:
             hold = max(hold, min(LONGEST_HOLD_S, NO_ANSWER_S * self._in_a_row))
-        if hold > 0:
-            self._held_until = max(self._held_until, self._clock.monotonic() + hold)
-            self._look()
+        self._hold(hold)
         if hold > 0 or self.finder.found.kind != "rate":
             self.source.note_refusal(hold)
+
+    def note_overload(self) -> None:
+        """A 503 or 529: several in a row hold the lane here, until the circuit opens or one is answered."""
+        self._in_a_row += 1
+        if self._in_a_row >= STRAYS_IN_A_ROW:
+            self._hold(min(LONGEST_HOLD_S, NO_ANSWER_S * self._in_a_row))
+
+    def _hold(self, seconds: float) -> None:
+        if seconds > 0:
+            self._held_until = max(self._held_until, self._clock.monotonic() + seconds)
+            self._look()
 
     # pauses
 
