@@ -164,4 +164,5 @@ class Attempt:
         )
         patch = self.estimates.due(now)
         if patch is not None:
-            self._parts.news.note_estimates(self._lane, patch)
+            found = self._parts.pacer.keep_found(self._parts.view)
+            self._parts.news.note_estimates(self._lane, patch | ({"found": found} if found else {}))

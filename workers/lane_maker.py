@@ -62,7 +62,8 @@ class LaneMaker:
             provider, row.model, provider.card(row.model, row.learned), provider.price(row.model),
             self._world.clock, self._schemas, self._world.settings.output_ascii,
         )  # fmt: skip
-        view = LaneView(row.id, row.provider, row.key_id, row.model, limits, counters=row.counters)
+        found = row.learned.get("found")
+        view = LaneView(row.id, row.provider, row.key_id, row.model, limits, counters=row.counters, found=found)
         parts = LaneParts(
             context, view, Window(start=min(start, maximum), maximum=maximum), self._adapter(row.provider),
             self._pacer, self._breakers, self._recorder, self.load, hooks, news, self._read_body,

@@ -17,6 +17,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from batch.clock import SYSTEM_CLOCK, Clock
+from batch.domain.found_limit import Found
 from batch.domain.gcra import Cost
 from batch.domain.limits import Limits
 from batch.domain.outcome import Failure, FailureKind, Success
@@ -38,7 +39,8 @@ class LaneView:
     """What pacing needs of a lane. Replace `limits` by a new object when they change.
 
     `limits.scope` says whether they hold for this model or for the whole key; `key_limits` adds limits of
-    the key beside the model's. `counters` are those of `lanes.counters`, to re-seed a Redis that lost all.
+    the key beside the model's. `counters` are those of `lanes.counters`, to re-seed a Redis that lost all,
+    `found` is `lanes.learned["found"]`.
     """
 
     id: int
@@ -48,6 +50,7 @@ class LaneView:
     limits: Limits
     key_limits: Limits | None = None
     counters: Mapping[str, Any] = field(default_factory=dict)
+    found: Mapping[str, Any] | None = None
 
 
 class Pacer:
@@ -164,6 +167,10 @@ class Pacer:
         """For `workers.facts`: in flight, waiting, share in use, calls and 429s since the start."""
         return self._paced(lane).facts()
 
+    def keep_found(self, lane: LaneView) -> dict[str, Any] | None:
+        """For `lanes.learned["found"]`: the limit that was found by trying, if any was."""
+        return self._paced(lane).finder.found.keep()
+
     async def counters(self, lane: LaneView) -> dict[str, Any] | None:
         """Hour and day counters for `lanes.counters`; None when there are none or Redis is away."""
         paced = self._paced(lane)
@@ -187,6 +194,7 @@ class Pacer:
             paced = self._lanes[lane.id] = PacedLane(
                 lane.provider, lane.key_id, lane.model, self._steps, self._worker, self._clock, self.live_workers
             )
+            paced.finder.found = Found.kept(lane.found)
         if paced.limits is not lane.limits:
             paced.set_limits(lane.limits, lane.key_limits, lane.counters)
         return paced

@@ -17,7 +17,6 @@ from batch.cli.console import note, report, say, say_facts, say_json
 from batch.cli.home import make_home, open_home
 from batch.cli.wording import date_time, dollars, plural
 from batch.clock import SYSTEM_CLOCK
-from batch.domain.errors import NotFound
 from batch.domain.states import is_terminal
 from batch.operations import keys as key_operations
 from batch.operations.doctor import examine
@@ -27,7 +26,6 @@ from batch.operations.replay_batch import Replay, compare_replay, find_batch, re
 from batch.operations.replay_webhook import replay_webhook
 from batch.operations.world import World, open_world
 from batch.settings import load_settings
-from batch.storage.explain import project_of_batch
 from batch.storage.projects import DEFAULT_PROJECT
 
 app = typer.Typer(
@@ -173,7 +171,7 @@ def pause(
     """Send nothing new for a batch, or to a provider, until resumed."""
     with _world(data_dir, config) as world:
         if target.startswith("batch_"):
-            pause_batch(world, _owner(world, target), target)
+            pause_batch(world, find_batch(world, target).project_id, target)
             report(as_json, f"{target} is paused; go on: batchmill admin resume {target}", paused=target)
             return
         provider, _, model = target.partition("/")
@@ -198,7 +196,8 @@ def resume(
     """Lift the pause of a batch or a provider."""
     with _world(data_dir, config) as world:
         if target.startswith("batch_"):
-            resume_batch(world, _owner(world, target), target, budget_usd=budget, max_failure_share=max_failure_share)
+            project_id = find_batch(world, target).project_id
+            resume_batch(world, project_id, target, budget_usd=budget, max_failure_share=max_failure_share)
             report(as_json, f"{target} goes on", resumed=target)
             return
         provider, _, model = target.partition("/")
@@ -244,11 +243,3 @@ def _replay_rows(found: Replay) -> list[tuple[str, str]]:
     if found.unanswered:
         rows.append(("failed", f"{found.unanswered} of {found.sent} were not answered this time"))
     return rows
-
-
-def _owner(world: World, batch_id: str) -> int:
-    with world.db.read() as conn:
-        project_id = project_of_batch(conn, batch_id)
-    if project_id is None:
-        raise NotFound(f"No batch found with id '{batch_id}'.")
-    return project_id

@@ -9,8 +9,9 @@ and speeds up beyond it, only while the limit is used. Pure: times are given, in
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["", "rate", "slots"]
 
@@ -67,6 +68,20 @@ class Found:
     refused: float = 0.0
     crowded: float = 0.0
     busy_s: float = 0.0
+
+    @classmethod
+    def kept(cls, kept: Mapping[str, Any] | None) -> Found:
+        """What keep() wrote before a restart: a limit to begin with, that the first calls confirm or correct."""
+        if not kept:
+            return cls()
+        return cls(kept["kind"], kept["floor"], kept["ceiling"], SETTLE_S[0])
+
+    def keep(self) -> dict[str, Any] | None:
+        """For `lanes.learned["found"]`; None while nothing is found."""
+        if not self.kind:
+            return None
+        floor = round(self.value, 4)
+        return {"kind": self.kind, "floor": floor, "ceiling": max(floor, round(self.ceiling, 4))}
 
     @property
     def value(self) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -109,14 +109,6 @@ class BlobStore:
                     yield item["path"], int(item["size"]), int(item["last_modified"].timestamp() * 1000)
         except (OSError, BaseError) as error:
             raise _translated(error, prefix) from None
-
-    def concatenate(self, names: Sequence[str], target: str) -> int:
-        """Write the blobs one after another under `target`; returns its size in bytes."""
-        with self.writer(target) as writer:
-            for name in names:
-                for block in self.read(name):
-                    writer.write(block)
-        return writer.size
 
     def drop_unfinished(self, modified_before_ms: int) -> int:
         """Remove half-written local files of dead writers; returns how many.

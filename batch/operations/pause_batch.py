@@ -10,10 +10,11 @@ from sqlalchemy import Connection
 
 from batch.domain.errors import Conflict, InvalidRequest
 from batch.operations.read_batches import get_batch
+from batch.operations.weigh_batch import missing_prices
 from batch.operations.world import World
 from batch.storage import batches, webhooks
 from batch.storage.batches import BatchRow
-from batch.storage.lanes import LaneRow, get_lanes
+from batch.storage.lanes import get_lanes
 
 
 def pause_batch(world: World, project_id: int, public_id: str, *, reason: str = "person") -> BatchRow:
@@ -44,16 +45,22 @@ def resume_batch(
 ) -> BatchRow:
     """Go on, with raised limits where given; a running batch only takes the limits.
 
-    Raises NotFound; InvalidRequest when the budget is still spent; Conflict when the batch is ending or has ended.
+    Raises NotFound; InvalidRequest when the budget is still spent or has no prices to count with; Conflict when the
+    batch is ending or has ended.
     """
     _check_raise(budget_usd, max_failure_share)
     batch = get_batch(world, project_id, public_id)
+    with world.db.read() as conn:
+        lanes = get_lanes(conn, batches.lanes_of(conn, batch.id))
+    if budget_usd is not None and batch.budget_usd is None:
+        message = missing_prices(world, lanes)
+        if message:
+            raise InvalidRequest(message, param="budget_usd", code="price_unknown")
 
-    def resume(conn: Connection) -> tuple[bool, list[LaneRow]]:
-        done = batches.resume_if_open(conn, batch.id, budget_usd=budget_usd, max_failure_share=max_failure_share)
-        return done, get_lanes(conn, batches.lanes_of(conn, batch.id))
+    def resume(conn: Connection) -> bool:
+        return batches.resume_if_open(conn, batch.id, budget_usd=budget_usd, max_failure_share=max_failure_share)
 
-    is_open, lanes = world.db.transact(resume)
+    is_open = world.db.transact(resume)
     batch = get_batch(world, project_id, public_id)
     if not is_open and (batch.sealed_at is not None or batch.status not in ("validating", "in_progress")):
         raise Conflict(f"Cannot resume a batch with status '{batch.status}'.")
@@ -76,4 +83,3 @@ def _check_raise(budget_usd: float | None, max_failure_share: float | None) -> N
             param="max_failure_share",
             code="invalid_value",
         )
-

@@ -101,16 +101,6 @@ class RouteBook:
         alone = [self._only(route, place) for place in range(len(route.lanes))]
         return next((one for one in alone if self.judge(body, one) is None), alone[0])
 
-    def unpriced(self) -> list[str]:
-        """`provider / model` of every hop whose price is unknown."""
-        catalog = self._world.catalog
-        found = {
-            f"{lane.provider} / {lane.model}": None
-            for lane in self.lanes().values()
-            if lane.provider not in catalog.providers or catalog.providers[lane.provider].price(lane.model) is None
-        }
-        return list(found)
-
     def goes_by_prefix(self, provider: str) -> bool:
         """Whether lines that go to this provider first are sent in the order of common beginnings."""
         known = self._world.catalog.providers.get(provider)

@@ -6,7 +6,7 @@ limits) and the warnings of a batch. May not touch: single lines. Serves ingest,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,14 +42,26 @@ def refuse_batch(
     if weight.lines == 0:
         message = "The input file is empty. Please ensure that the batch contains at least one request."
         return BatchError("empty_file", message, None, None)
-    unpriced = book.unpriced() if batch.budget_usd is not None else []
+    unpriced = missing_prices(world, book.lanes().values()) if batch.budget_usd is not None else None
     if unpriced:
-        message = (
-            f"A budget needs prices, and none is known for {', '.join(unpriced)}. "
-            "Set `price` under [providers.NAME], or leave out options.budget_usd."
-        )
-        return BatchError("price_unknown", message, "options.budget_usd", None)
+        return BatchError("price_unknown", unpriced, "options.budget_usd", None)
     return _over_limit(world, batch, project, weight)
+
+
+def missing_prices(world: World, lanes: Iterable[LaneRow]) -> str | None:
+    """Why a budget cannot hold on these lanes, if so."""
+    known = world.catalog.providers
+    unpriced = {
+        f"{lane.provider} / {lane.model}": None
+        for lane in lanes
+        if lane.provider not in known or known[lane.provider].price(lane.model) is None
+    }
+    if not unpriced:
+        return None
+    return (
+        f"A budget needs prices, and none is known for {', '.join(unpriced)}. "
+        "Set `price` under [providers.NAME], or leave out budget_usd."
+    )
 
 
 def warn_batch(

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from batch.domain.states import SliceState
 from batch.storage.engine import db_now
-from batch.storage.tables import batch_lanes, batches, lanes, results, slices
+from batch.storage.tables import batch_lanes, lanes, results, slices
 
 FAILING_LINES = 5
 
@@ -85,12 +85,6 @@ def failures_of_batch(conn: sa.Connection, batch_id: int) -> list[FailureGroup]:
         sa.select(code, sa.func.count()).where(where).group_by(code).order_by(sa.func.count().desc(), code)
     ).all()
     return [FailureGroup(name, number, _first_lines(conn, where, code == name)) for name, number in counted]
-
-
-def project_of_batch(conn: sa.Connection, public_id: str) -> int | None:
-    """Whose batch it is, for operators, who see all projects."""
-    found = conn.execute(sa.select(batches.c.project_id).where(batches.c.public_id == public_id)).scalar_one_or_none()
-    return None if found is None else int(found)
 
 
 def _work(conn: sa.Connection, where: sa.ColumnElement[bool] | None) -> list[LaneWork]:

@@ -154,6 +154,14 @@ def test_a_limit_that_is_raised_before_it_is_crossed_holds(world: World) -> None
     assert load(world, batch).budget_usd == 3.0
 
 
+def test_a_first_budget_is_refused_where_no_price_is_known(world: World) -> None:
+    """It would never stop anything."""
+    batch = running(world)
+    with pytest.raises(InvalidRequest, match=r"none is known for acme / .*Set `price`"):
+        resume_batch(world, batch.project_id, batch.public_id, budget_usd=3.0)
+    assert load(world, batch).budget_usd is None
+
+
 def test_a_clock_that_is_set_back_holds_up_no_cancel(world: World) -> None:
     """Only a deadline waits for its time."""
     batch = running(world)

@@ -104,14 +104,6 @@ def test_half_written_files_of_dead_writers_are_dropped_when_old(store: BlobStor
     assert store.drop_unfinished(1_001_000) == 1
 
 
-def test_blobs_are_joined_in_order(store: BlobStore) -> None:
-    """Parts of an upload."""
-    put(store, "parts/a", b"1")
-    put(store, "parts/b", b"2")
-    assert store.concatenate(["parts/b", "parts/a"], "inputs/c") == 2
-    assert b"".join(store.read("inputs/c")) == b"21"
-
-
 def test_an_unknown_scheme_is_a_configuration_error() -> None:
     """At start, with what would be right."""
     with pytest.raises(InvalidConfiguration, match="file://, s3://"):

@@ -43,6 +43,15 @@ def test_a_cut_goes_to_what_was_admitted():
     assert 20 <= found.value <= 50
 
 
+def test_what_was_found_is_kept_over_a_restart():
+    found = after(*QUIET, *STORM)
+    again = Found.kept(found.keep())
+    assert (again.kind, again.value) == (found.kind, pytest.approx(found.value, abs=0.001))
+    grown = after(*[second(40)] * 30, found=again, start=START + 60)
+    assert found.value < grown.value < math.inf
+    assert Found().keep() is None and Found.kept(None) == Found()
+
+
 def test_refusals_of_calls_on_their_way_belong_to_the_same_incident():
     found = after(*QUIET, *STORM)
     again = step(found, second(50, 30), found.at + 0.5, may_be_rate=True)

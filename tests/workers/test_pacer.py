@@ -59,6 +59,18 @@ def test_without_a_known_limit_no_redis_call_is_made(valkey_url):
     on(valkey_url, story)
 
 
+def test_a_limit_that_was_found_before_a_restart_holds_from_the_first_call(valkey_url):
+    kept = {"kind": "rate", "floor": 40.0, "ceiling": 50.0}
+
+    async def story(pacer):
+        view = lane(found=kept)
+        moments = await take(pacer, view, 21)
+        assert moments[-1] - moments[0] >= 20 / 50 - 0.02
+        assert pacer.keep_found(view)["kind"] == "rate"
+
+    on(valkey_url, story)
+
+
 def test_permits_come_at_their_slots_and_few_redis_calls_carry_them(valkey_url):
     async def story(pacer):
         moments = await take(pacer, lane(limits=Limits(requests_per_second=100)), 60)
