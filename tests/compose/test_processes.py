@@ -73,7 +73,7 @@ class Running:
 def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Places]:
     directory = tmp_path_factory.mktemp("compose")
     with fresh_postgres() as database, running_valkey() as valkey:
-        found = Places(directory, database, valkey, *(free_port() for _ in range(3)), _two_free_ports())
+        found = Places(directory, database, valkey, *(free_port() for _ in range(3)), free_port(in_a_row=2))
         (directory / "batchmill.toml").write_text(
             f'[providers.sim]\nbase_url = "http://127.0.0.1:{found.simulator}/v1"\nmodels = ["sim-1"]\n'
         )
@@ -191,13 +191,6 @@ def _make_key(api: Service, places: Places) -> str:
     child = _start(Service("api", [api.command[0], *words], api.environment, {}), places)
     assert child.process.wait(60) == 0, child.text()
     return next(line for line in child.text().splitlines() if line.startswith("bm_"))
-
-
-def _two_free_ports() -> int:
-    while True:
-        port = free_port()
-        if port < 65_000 and _status(f"http://127.0.0.1:{port + 1}/") == 0:
-            return port
 
 
 def _if_ended(client: OpenAI, batch_id: str):

@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import itertools
 import os
+import random
 import shutil
 import signal
 import socket
@@ -56,10 +57,15 @@ class PostgresCluster:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(in_a_row: int = 1) -> int:
+    """The first of so many free ports; below those that the system gives to outgoing connections."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), contextlib.ExitStack() as probes:
+            for number in range(in_a_row):
+                probe = probes.enter_context(socket.socket())
+                probe.bind(("127.0.0.1", port + number))
+            return port
 
 
 _cluster: PostgresCluster | None = None

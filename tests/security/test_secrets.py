@@ -131,7 +131,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
     threading.Thread(target=provider.serve_forever, daemon=True).start()
     key_file = tmp_path_factory.mktemp("keys") / "file"
     key_file.write_text(KEYS["file"] + "\n")
-    port = free_port()
+    port = free_port(in_a_row=2)
     url = f"http://127.0.0.1:{provider.server_address[1]}/v1"
     config = f"""
 metrics_port = {port}
