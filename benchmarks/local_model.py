@@ -80,7 +80,7 @@ def _requests(count: int) -> list[dict[str, Any]]:
         chat(
             f"r{i}", MODEL,
             f"A {_ANIMALS[i % 10]} in a {_PLACES[i // 10 % 5]}, day {i // 50 + 1}. Describe it as JSON.",
-            response_format=FORMAT, max_tokens=40, temperature=0.7, seed=i,
+            response_format=FORMAT, max_tokens=160, temperature=0.7, seed=i,
         )
         for i in range(count)
     ]  # fmt: skip
