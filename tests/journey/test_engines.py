@@ -96,7 +96,7 @@ def test_n_and_schema_hold_on_an_engine_that_ignores_them() -> None:
     if line["response"] is not None:  # a model this small may fail it, but then says so
         assert isinstance(json.loads(ended.body("shape")["choices"][0]["message"]["content"])["yes"], bool)
     else:
-        assert line["error"]["code"] == "json_schema_invalid"
+        assert line["error"]["code"] in {"json_schema_invalid", "truncated"}
     assert ended.report.get("emulated:n") == 1
     assert orjson.dumps(ended.report)
 
