@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         created = time.time()
         batch = mill.submit(lines)
         ended, worst_eta = watch(mill, batch)
-        report(mill, created, ended, given.lines / given.rate + P99_S, worst_eta)
+        report(mill, created, ended, given.rate, worst_eta)
     return 0
 
 
@@ -53,15 +53,17 @@ def watch(mill: Mill, batch: BatchRow) -> tuple[float, float]:
     return ended, max((abs(at + eta - ended) / (ended - at) for at, eta, _ in told), default=float("nan"))
 
 
-def report(mill: Mill, created: float, ended: float, ideal: float, worst_eta: float) -> None:
+def report(mill: Mill, created: float, ended: float, rate: float, worst_eta: float) -> None:
+    """The tail is what the last 1 % took beyond the time in which the limit lets that many calls go."""
     calls = mill.calls()
     sent = sorted(call.time for call in calls if call.status == 200)
-    took = ended - sent[0]
-    tail = ended - sent[-max(2, len(sent) // 100)]
+    took, ideal = ended - sent[0], len(sent) / rate + P99_S
+    last = max(2, len(sent) // 100)
+    tail = ended - sent[-last] - last / rate
     rows = [
         ("first call after create", f"{sent[0] - created:.2f} s", "≤ 2 s"),
         ("from first call to the end", f"{took:.1f} s = {took / ideal:.3f} × ideal", "≤ 1.02 ×"),
-        ("last 1 % of the calls", f"{tail:.2f} s", f"≤ {2 * P99_S:g} s"),
+        ("last 1 % of the lines, beyond the limit's own time", f"{tail:.2f} s", f"≤ {2 * P99_S:g} s"),
         ("429s", str(sum(call.status == 429 for call in calls)), "≤ 0.5 %"),
         ("worst ETA from 5 % to 95 %", f"{worst_eta:.1%} off", "≤ 15 %"),
     ]
