@@ -62,12 +62,3 @@ def logprobs_of(text: str, top: int) -> dict[str, Any]:
             "token": token, "logprob": logprob, "bytes": list(token.encode()), "top_logprobs": alternatives[:top],
         })  # fmt: skip
     return {"content": content, "refusal": None}
-
-
-def embedding_of(content: bytes, dimensions: int) -> list[float]:
-    """A unit-ish vector, the same for the same text."""
-    drawn = hashlib.shake_128(content).digest(dimensions * 2)
-    scale = dimensions**0.5 * 32768
-    return [
-        round((int.from_bytes(drawn[2 * i : 2 * i + 2], "big") - 32768) / scale * 1.7, 6) for i in range(dimensions)
-    ]

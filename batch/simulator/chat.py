@@ -81,8 +81,8 @@ class Speaker:
         elif fault == "content_filter":
             finish = "content_filter"
         logprobs = None
-        if asked.top_logprobs is not None and text:
-            logprobs = answers.logprobs_of(text, asked.top_logprobs)
+        if text and (asked.logprobs or asked.top_logprobs is not None):
+            logprobs = answers.logprobs_of(text, asked.top_logprobs or 0)
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}, tokens
 
     def _key(self, asked: Asked, index: int, number: int) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,9 +36,9 @@ class Asked:
     stream: bool = False
     stream_usage: bool = False
     schema: Any = None  # a JSON Schema to satisfy; True for any object
-    schema_kind: str | None = None
     tools: list[dict[str, Any]] = field(default_factory=list)
     tool_choice: Any = None
+    logprobs: bool = False
     top_logprobs: int | None = None
     temperature: float = 1.0
 
@@ -84,17 +85,16 @@ class Checker:
         behaviour: Behaviour = "native" if renamed else self.behaviour(name, asked.model)
         if behaviour == "rejected" and not (name == "n" and value == 1):
             return self._unsupported(name)
-        if behaviour == "ignored" and name != "response_format":  # its kinds have rows of their own
-            return None
-        if name == "response_format":
+        if name == "response_format":  # its kinds have rows of their own
             return self._read_response_format(asked, value)
-        is_valid = _VALID.get("seed" if renamed else name)
-        if is_valid is not None and not is_valid(value, self._person):
+        known = _KEYS.get("seed" if renamed else name)
+        if behaviour == "ignored" or known is None:
+            return None
+        field_name, read = known
+        try:
+            setattr(asked, field_name, read(value, self._person))
+        except ValueError:
             return self._refused(f"Invalid value for '{name}'.", name, "invalid_value")
-        if reader := _READERS.get("seed" if renamed else name):
-            reader(asked, value)
-        if name == "stream_options":
-            asked.stream_usage = asked.stream_usage and self.behaviour("stream_usage", asked.model) == "native"
         return None
 
     def _unsupported(self, name: str) -> Problem:
@@ -118,7 +118,6 @@ class Checker:
         if behaviour == "rejected":
             return self._refused(f"response_format type '{kind}' is not supported by this model", "response_format")
         if behaviour == "native":
-            asked.schema_kind = kind
             given = value.get("json_schema")
             asked.schema = given.get("schema", True) if isinstance(given, dict) else True
         return None
@@ -130,59 +129,48 @@ class Checker:
             return self._refused(f"n must be 1 when using greedy sampling, got {asked.n}.", "n")
         if person.no_combine == "json+tools" and asked.tools and asked.schema is not None:
             return self._refused("response_format can not be combined with tools", "response_format")
-        if self.behaviour("vision", asked.model) == "rejected" and _has_images(asked.body["messages"]):
-            return self._refused("image parts are not supported by this model", "messages")
         return None
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _number(value: Any, least: float, most: float = math.inf, *, is_whole: bool = True) -> Any:
+    if type(value) is not int and (is_whole or type(value) is not float):
+        raise ValueError
+    if not least <= value <= most:
+        raise ValueError
+    return value
 
 
-def _stops(value: Any) -> list[Any]:
-    return [value] if isinstance(value, str) else value
+def _stops(value: Any) -> list[str]:
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or len(stops) > 4 or not all(isinstance(stop, str) for stop in stops):
+        raise ValueError
+    return stops
+
+
+def _tools(value: Any) -> list[dict[str, Any]]:
+    if not isinstance(value, list):
+        raise ValueError
+    return [tool for tool in value if isinstance(tool, dict)]
 
 
 _ALWAYS = frozenset({"model", "messages"})
-_VALID: Mapping[str, Callable[[Any, Personality], bool]] = {
-    "n": lambda value, person: _is_int(value) and 1 <= value <= person.n_max,
-    "seed": lambda value, person: _is_int(value),
-    "max_tokens": lambda value, person: _is_int(value) and value >= 1,
-    "max_completion_tokens": lambda value, person: _is_int(value) and value >= 1,
-    "stop": lambda value, person: (
-        isinstance(_stops(value), list) and len(_stops(value)) <= 4 and all(isinstance(x, str) for x in _stops(value))
+# the field of Asked that a key sets, and to what; ValueError for what is not valid there
+_KEYS: Mapping[str, tuple[str, Callable[[Any, Personality], Any]]] = {
+    "n": ("n", lambda value, person: _number(value, 1, person.n_max)),
+    "seed": ("seed", lambda value, person: _number(value, -math.inf)),
+    "max_tokens": ("max_tokens", lambda value, person: _number(value, 1)),
+    "max_completion_tokens": ("max_tokens", lambda value, person: _number(value, 1)),
+    "stop": ("stops", lambda value, person: _stops(value)),
+    "temperature": (
+        "temperature", lambda value, person: _number(value, 0, max(person.temperature_max, 2.0), is_whole=False)
     ),
-    "temperature": lambda value, person: (
-        (_is_int(value) or isinstance(value, float)) and 0 <= value <= max(person.temperature_max, 2.0)
-    ),
-    "top_logprobs": lambda value, person: _is_int(value) and 0 <= value <= person.top_logprobs_max,
-    "tools": lambda value, person: isinstance(value, list),
-}
-
-
-def _setter(name: str, read: Callable[[Any], Any] = lambda value: value) -> Callable[[Asked, Any], None]:
-    return lambda asked, value: setattr(asked, name, read(value))
-
-
-def _read_logprobs(asked: Asked, value: Any) -> None:
-    if value and asked.top_logprobs is None:
-        asked.top_logprobs = 0
-
-
-_READERS: Mapping[str, Callable[[Asked, Any], None]] = {
-    "n": _setter("n"),
-    "seed": _setter("seed"),
-    "max_tokens": _setter("max_tokens"),
-    "max_completion_tokens": _setter("max_tokens"),
-    "stop": _setter("stops", _stops),
-    "temperature": _setter("temperature", float),
-    "stream": _setter("stream", bool),
-    "stream_options": _setter("stream_usage", lambda v: isinstance(v, dict) and bool(v.get("include_usage"))),
-    "logprobs": _read_logprobs,
-    "top_logprobs": _setter("top_logprobs"),
-    "tools": _setter("tools", lambda value: [tool for tool in value if isinstance(tool, dict)]),
-    "tool_choice": _setter("tool_choice"),
-}
+    "stream": ("stream", lambda value, person: bool(value)),
+    "stream_options": ("stream_usage", lambda value, person: isinstance(value, dict) and value.get("include_usage")),
+    "logprobs": ("logprobs", lambda value, person: bool(value)),
+    "top_logprobs": ("top_logprobs", lambda value, person: _number(value, 0, person.top_logprobs_max)),
+    "tools": ("tools", lambda value, person: _tools(value)),
+    "tool_choice": ("tool_choice", lambda value, person: value),
+}  # fmt: skip
 
 
 def _prompted_schema(messages: list[Any]) -> Any:
@@ -205,9 +193,3 @@ def _texts(messages: list[Any]) -> Iterator[str]:
             text = part.get("text") if isinstance(part, dict) else part
             if isinstance(text, str):
                 yield text
-
-
-def _has_images(messages: list[Any]) -> bool:
-    contents = [message.get("content") for message in messages if isinstance(message, dict)]
-    parts = [part for content in contents if isinstance(content, list) for part in content]
-    return any(isinstance(part, dict) and part.get("type") == "image_url" for part in parts)

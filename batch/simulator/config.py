@@ -11,9 +11,11 @@ import dataclasses
 import json
 import math
 import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from statistics import NormalDist
+from typing import Any, Literal, get_args
 
 LimitedThing = Literal["requests", "tokens", "input_tokens", "output_tokens", "concurrency"]
 LimiterKind = Literal["token_bucket", "fixed_window"]
@@ -22,6 +24,7 @@ RetryAfterForm = Literal[
     "none", "seconds", "float", "date", "ms", "zero", "negative", "garbage", "body_text", "retry_info", "reset"
 ]
 Behaviour = Literal["native", "ignored", "rejected"]
+LatencyKind = Literal["constant", "uniform", "exponential", "lognormal"]
 
 # an HTTP error, in the personality's shape
 HTTP_FAULTS = frozenset({
@@ -43,32 +46,31 @@ class Latency:
     """Seconds from request to answer: `kind` constant (a), uniform (a..b), exponential (mean a),
     lognormal (median a, p99 b). Time per token comes on top of it (SimulatorConfig.tokens_per_s)."""
 
-    kind: Literal["constant", "uniform", "exponential", "lognormal"] = "constant"
+    kind: LatencyKind = "constant"
     a: float = 0.0
     b: float = 0.0
 
-    def draw(self, fraction: float, gaussian: float) -> float:
-        """Seconds, from a uniform number in [0, 1) and a standard normal one."""
-        if self.kind == "constant":
-            return self.a
+    def draw(self, fraction: float) -> float:
+        """Seconds of what is not constant, for a uniform number in (0, 1)."""
         if self.kind == "uniform":
             return self.a + (self.b - self.a) * fraction
         if self.kind == "exponential":
-            return -self.a * math.log(1.0 - fraction)
-        sigma = math.log(max(self.b, self.a) / self.a) / 2.326 if self.a > 0 else 0.0
-        return self.a * math.exp(sigma * gaussian)
+            return -self.a * math.log(fraction)
+        normal = NormalDist()
+        sigma = math.log(max(self.b, self.a) / self.a) / normal.inv_cdf(0.99) if self.a > 0 else 0.0
+        return self.a * math.exp(sigma * normal.inv_cdf(fraction))
 
     @classmethod
     def parse(cls, text: str) -> Latency:
         """ "0.2", "uniform:0.1,0.5", "exponential:0.3", "lognormal:0.4,2" (median, p99)."""
-        kind, _, rest = text.rpartition(":")
+        kind, colon, rest = text.rpartition(":")
         try:
-            numbers = [float(part) for part in rest.split(",")]
-            return cls(kind or "constant", *numbers)  # type: ignore[arg-type]
+            latency = cls(kind if colon else "constant", *map(float, rest.split(",")))  # type: ignore[arg-type]
         except (TypeError, ValueError):
-            raise ValueError(
-                f"latency {text!r}: write seconds, uniform:a,b, exponential:mean or lognormal:median,p99"
-            ) from None
+            latency = None
+        if latency is None or latency.kind not in get_args(LatencyKind):
+            raise ValueError(f"latency {text!r}: write seconds, uniform:a,b, exponential:mean or lognormal:median,p99")
+        return latency
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +162,9 @@ class SimulatorConfig:
     keep_log: bool = True  # the in-memory witness; off for long benchmarks
 
     @classmethod
-    def from_mapping(cls, values: dict[str, Any]) -> SimulatorConfig:
-        """From plain JSON or TOML values; unknown keys are errors that name what there is."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"{', '.join(unknown)}: no such simulator setting; there are {', '.join(sorted(known))}")
-        return cls(**{name: _converted(name, value) for name, value in values.items()})
+    def from_mapping(cls, values: Mapping[str, Any]) -> SimulatorConfig:
+        """The defaults with these values over them."""
+        return cls().updated(values)
 
     @classmethod
     def from_file(cls, path: Path) -> SimulatorConfig:
@@ -173,28 +172,48 @@ class SimulatorConfig:
         text = path.read_text(encoding="utf-8")
         return cls.from_mapping(tomllib.loads(text) if path.suffix == ".toml" else json.loads(text))
 
-    def replace(self, **changes: Any) -> SimulatorConfig:
-        return dataclasses.replace(self, **changes)
+    def updated(self, values: Mapping[str, Any]) -> SimulatorConfig:
+        """With plain values of JSON, TOML or flags; unknown names are errors that tell what there is."""
+        known = {f.name for f in dataclasses.fields(self)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"{', '.join(unknown)}: no such simulator setting; there are {', '.join(sorted(known))}")
+        return dataclasses.replace(self, **{name: _converted(name, value) for name, value in values.items()})
 
 
 def _converted(name: str, value: Any) -> Any:
     if value is None:
         return None
     if name == "latency":
-        return Latency(**value) if isinstance(value, dict) else Latency.parse(str(value))
+        return Latency.parse(str(value))
     if name == "limits":
         return tuple(Limit(**item) for item in value)
     if name == "faults":
-        return tuple(read_fault(item) for item in value)
+        return tuple(map(_fault, value))
     if name == "features":
-        return tuple(value.items())
+        return tuple(_features(value.items() if isinstance(value, dict) else (text.split("=", 1) for text in value)))
     if name == "log_path":
         return Path(value)
-    return tuple(value) if name in {"models", "valid_keys", "invalid_keys"} else value
+    return tuple(value) if isinstance(value, list) else value
 
 
-def read_fault(values: dict[str, Any]) -> Fault:
-    """Raises ValueError that names what there is."""
+def _features(pairs: Iterable[Any]) -> Iterable[tuple[str, Behaviour]]:
+    for name, *behaviour in pairs:
+        if len(behaviour) != 1 or behaviour[0] not in get_args(Behaviour):
+            raise ValueError(f"feature {name}: write {name}=native, {name}=ignored or {name}=rejected")
+        yield name, behaviour[0]
+
+
+def _fault(given: str | dict[str, Any]) -> Fault:
+    """An object, the JSON of one, or KIND[:RATE][,key=value…]."""
+    if isinstance(given, str) and not given.startswith("{"):
+        first, *rest = given.split(",")
+        kind, _, rate = first.partition(":")
+        values: dict[str, Any] = {"kind": kind} | ({"rate": float(rate)} if rate else {})
+        for part in rest:
+            name, _, value = part.partition("=")
+            values[name] = json.loads(value) if value[:1] in set("0123456789[-tf") else value
+    else:
+        values = json.loads(given) if isinstance(given, str) else given
     known = {f.name for f in dataclasses.fields(Fault)}
     if unknown := sorted(set(values) - known):
         raise ValueError(f"fault: no such key {', '.join(unknown)}; there are {', '.join(sorted(known))}")

@@ -8,6 +8,7 @@ May not touch: decisions; exchange.py makes them.
 from __future__ import annotations
 
 import base64
+import hashlib
 import struct
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,10 @@ from urllib.parse import unquote
 
 import orjson
 
-from batch.simulator.answers import embedding_of
 from batch.simulator.chat import Completion
 from batch.simulator.checks import Asked
 from batch.simulator.errors import error_body, invalid
 from batch.simulator.protocol import Reply
-from batch.simulator.queueing import Slots
-from batch.simulator.witness import Witness
 
 if TYPE_CHECKING:
     from batch.simulator.exchange import Exchange
@@ -36,9 +34,9 @@ _DIMENSIONS = 16
 _STARTED = 1_700_000_000
 
 
-def get(kind: str | None, path: str, exchange: Exchange, witness: Witness, slots: Slots) -> Reply:
+def get(kind: str | None, path: str, exchange: Exchange) -> Reply:
     """Any GET: models, health, gauges, one model, or 404."""
-    person = exchange.person
+    person, slots = exchange.person, exchange.slots
     if kind == "models":
         names = [*person.models, *exchange.config.models]
         return _json({"object": "list", "data": [_model(name, person.name) for name in names]})
@@ -47,7 +45,7 @@ def get(kind: str | None, path: str, exchange: Exchange, witness: Witness, slots
     if path == "/metrics" and person.metrics is not None:
         text = _GAUGES[person.metrics].format(
             running=slots.running, waiting=slots.waiting, name=person.models[0],
-            tokens=witness.completion_tokens, kv=slots.running / (slots.size or 1),
+            tokens=exchange.witness.completion_tokens, kv=slots.running / (slots.size or 1),
         )  # fmt: skip
         return Reply(200, text.encode(), content_type="text/plain; version=0.0.4")
     if path == "/version":
@@ -106,7 +104,7 @@ def _to_embeddings(body: Mapping[str, Any], asked: Asked, completion: Completion
     dimensions = body.get("dimensions") or _DIMENSIONS
     data = []
     for index, text in enumerate(texts):
-        vector: Any = embedding_of(orjson.dumps(text), int(dimensions))
+        vector: Any = _embedding(orjson.dumps(text), int(dimensions))
         if body.get("encoding_format") == "base64":
             vector = base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
         data.append({"object": "embedding", "index": index, "embedding": vector})
@@ -116,6 +114,12 @@ def _to_embeddings(body: Mapping[str, Any], asked: Asked, completion: Completion
         "object": "list", "data": data, "model": asked.model,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }  # fmt: skip
+
+
+def _embedding(content: bytes, dimensions: int) -> list[float]:
+    """A unit-ish vector, the same for the same text."""
+    drawn = struct.unpack(f"{dimensions}h", hashlib.shake_128(content).digest(dimensions * 2))
+    return [round(number * 1.7 / (dimensions**0.5 * 32768), 6) for number in drawn]
 
 
 def _to_response(asked: Asked, completion: Completion) -> None:

@@ -111,6 +111,7 @@ _CANNED: dict[str, _Canned] = {
     ),
     "overloaded": (529, "overloaded_error", "overloaded", "Overloaded."),
     "unavailable": (503, "server_error", "unavailable", "The engine is currently overloaded, please try again later."),
+    "error_in_200": (502, "server_error", None, "Provider returned error"),
     "status": (500, "", None, ""),  # said by _BY_STATUS
 }  # fmt: skip
 

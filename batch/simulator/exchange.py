@@ -13,14 +13,15 @@ from typing import Any
 
 import orjson
 
-from batch.clock import Clock
+from batch.clock import SYSTEM_CLOCK
 from batch.simulator import endpoints
+from batch.simulator.answers import prompt_tokens
 from batch.simulator.chat import Completion, Speaker
 from batch.simulator.checks import Asked, Checker
 from batch.simulator.config import HTTP_FAULTS, TRANSPORT_FAULTS, Fault, SimulatorConfig
 from batch.simulator.delivery import broken_reply, completion_reply, error_event
 from batch.simulator.errors import Problem, error_body, fault_problem, invalid, refusal_problem
-from batch.simulator.faults import FaultPicker, fraction, gaussian
+from batch.simulator.faults import FaultPicker, fraction
 from batch.simulator.headers import Headers, rate_headers, retry_after
 from batch.simulator.limiter import Cost, Limiter, Refusal, Ticket
 from batch.simulator.personalities import personality
@@ -45,28 +46,26 @@ class _Call:
 class Exchange:
     """Answers requests under one configuration."""
 
-    def __init__(self, config: SimulatorConfig, witness: Witness, slots: Slots, clock: Clock) -> None:
+    def __init__(self, config: SimulatorConfig, witness: Witness, slots: Slots) -> None:
         self.config = config
         self.person = personality(config.personality)
-        self._witness = witness
-        self._clock = clock
-        self._slots = slots
+        self.witness = witness
+        self.slots = slots
         self._checker = Checker(config, self.person)
         self._speaker = Speaker(config, self.person)
         self._faults = FaultPicker(config.faults, config.seed)
         self._limiter = Limiter(config.limits)
         self._family = config.headers or self.person.headers
-        self._is_engine = slots.size is not None
         prefixes = {"/v1", *self.person.prefixes}
         self._routes = {prefix + path: kind for prefix in prefixes for path, kind in endpoints.PATHS.items()}
 
     def answer(self, head: Head, raw: bytes) -> Reply:
         """The reply to one request; never raises for what a client may send."""
         key = head.headers.get("authorization", "").removeprefix("Bearer ").strip() or head.headers.get("api-key", "")
-        call = _Call(head, self._witness.next_number(), self._clock.now(), key)
+        call = _Call(head, self.witness.next_number(), SYSTEM_CLOCK.now(), key)
         kind = self._routes.get(head.path)
         if head.method == "GET" and kind in {None, "models"}:
-            return endpoints.get(kind, head.path, self, self._witness, self._slots)
+            return endpoints.get(kind, head.path, self)
         if kind is None:
             return self._refuse(call, invalid(f"Invalid URL ({head.method} {head.path})", status=404))
         if head.method != "POST":
@@ -87,9 +86,9 @@ class Exchange:
         call.fault = fault = self._faults.pick(asked.content + b"|%d" % (asked.seed or 0), raw)
         if fault is not None and fault.kind in HTTP_FAULTS:
             return self._fail(call, asked, fault)
-        if self._slots.is_full:
+        if self.slots.is_full:
             return self._refuse(call, Problem(self.person.full_status, "server_error", "The request queue is full."))
-        cost = Cost(3 + asked.prompt_bytes // 4, (asked.max_tokens or self.config.answer_tokens) * asked.n)
+        cost = Cost(prompt_tokens(asked.prompt_bytes), (asked.max_tokens or self.config.answer_tokens) * asked.n)
         ticket = self._limiter.admit(call.now, call.key, asked.model, cost)
         if isinstance(ticket, Refusal):
             return self._limit(call, asked, ticket)
@@ -115,21 +114,20 @@ class Exchange:
             if self.person.leading_blank_lines and not streamed:
                 reply.body = b"\n\n" + reply.body
         reply.delay_s += self._delay(call.number)
-        reply.takes_slot = self._is_engine
+        reply.takes_slot = self.slots.size is not None
         return reply
 
     def _fail(self, call: _Call, asked: Asked, fault: Fault) -> Reply:
         """An HTTP error as told by a fault, in the vendor's shape."""
+        problem = fault_problem(fault, asked.model, call.now)
+        if fault.kind == "bad_key":
+            problem = self._bad_key(problem.message)
+        reply = self._error(problem)
         if fault.kind == "error_in_200":
-            reply = self._error(Problem(fault.status or 502, "server_error", "Provider returned error"), status=200)
+            reply.status = 200
             reply = error_event(reply) if asked.stream else reply
-        else:
-            problem = fault_problem(fault, asked.model, call.now)
-            if fault.kind == "bad_key":
-                problem = self._bad_key(problem.message)
-            reply = self._error(problem)
-            if problem.status in {402, 429, 503, 529}:
-                reply.headers += retry_after(fault.retry_after, fault.retry_after_s, call.now)
+        elif problem.status in {402, 429, 503, 529}:
+            reply.headers += retry_after(fault.retry_after, fault.retry_after_s, call.now)
         reply.delay_s = self._delay(call.number)
         return self._told(call, reply)
 
@@ -152,8 +150,8 @@ class Exchange:
         self._log(call, reply.status, None)
         return reply
 
-    def _error(self, problem: Problem, *, status: int | None = None) -> Reply:
-        return Reply(status or problem.status, orjson.dumps(error_body(self.person.errors, problem)))
+    def _error(self, problem: Problem) -> Reply:
+        return Reply(problem.status, orjson.dumps(error_body(self.person.errors, problem)))
 
     def _key_problem(self, key: str) -> Problem | None:
         valid = self.config.valid_keys
@@ -167,11 +165,8 @@ class Exchange:
         return invalid(message, status=self.person.bad_key_status, code="invalid_api_key")
 
     def _delay(self, number: int) -> float:
-        latency, seed = self.config.latency, self.config.seed
-        if latency.kind == "constant":
-            return latency.a
-        normal = gaussian(seed, 102, number) if latency.kind == "lognormal" else 0
-        return latency.draw(fraction(seed, 101, number), normal)
+        latency = self.config.latency
+        return latency.a if latency.kind == "constant" else latency.draw(fraction(self.config.seed, 101, number))
 
     def _headers(self, call: _Call, completion: Completion | None, delay: float) -> Headers:
         headers: Headers = []
@@ -185,37 +180,34 @@ class Exchange:
                       "latency_ms": int(delay * 1000)}  # fmt: skip
             headers += [(name, text.format_map(values)) for name, text in self.person.response_headers.items()]
         if self._limiter.limits:
-            headers += rate_headers(
-                self._family, self._limiter.readings(call.now, call.key, call.asked.model), call.now
-            )
+            readings = self._limiter.readings(call.now, call.key, call.asked.model)
+            headers += rate_headers(self._family, readings, call.now)
         return headers
 
     def _hold(self, reply: Reply, ticket: Ticket, completion: Completion) -> None:
         """Count it as in flight until its end, then settle what the limits took."""
-        witness, clock = self._witness, self._clock
+        witness = self.witness
         witness.in_flight += 1
         witness.most_in_flight = max(witness.most_in_flight, witness.in_flight)
 
         def on_end(was_sent: bool) -> None:
             witness.in_flight -= 1
             witness.aborted += not was_sent
-            ticket.settle(clock.now(), completion.input_tokens, completion.output_tokens)
+            ticket.settle(SYSTEM_CLOCK.now(), completion.input_tokens, completion.output_tokens)
 
         reply.on_end = on_end
 
     def _log(self, call: _Call, status: int, completion: Completion | None) -> None:
-        asked, fault = call.asked, call.fault.kind if call.fault else None
+        fault = call.fault.kind if call.fault else None
         tokens = (completion.input_tokens, completion.output_tokens) if completion else (0, 0)
-        self._witness.count(status, fault, *tokens)
-        if not self._witness.is_listening:
+        self.witness.count(status, fault, *tokens)
+        if not self.witness.is_listening:
             return
         sent = call.body if isinstance(call.body, dict) else {}
-        self._witness.write(Record(
-            number=call.number, time=call.now, path=call.head.path, status=status, fault=fault,
-            model=str(sent.get("model", "")), sha=asked.content.hex() if asked else "",
+        self.witness.write(Record(
+            time=call.now, path=call.head.path, status=status, fault=fault, model=str(sent.get("model", "")),
             seed=sent.get(self.person.seed_field), n=sent.get("n"), stream=bool(sent.get("stream")),
-            schema=asked.schema_kind if asked else None, prompt_tokens=tokens[0], completion_tokens=tokens[1],
-            key=call.key[-4:], keys=tuple(sent),
+            prompt_tokens=tokens[0], completion_tokens=tokens[1], key=call.key[-4:],
             parameters={k: v for k, v in sent.items() if isinstance(v, int | float | bool) or k.startswith("mlx:")},
             headers={k: v for k, v in call.head.headers.items() if k.startswith("x-")},
             body=sent if self.config.log_bodies else None,

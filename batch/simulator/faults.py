@@ -33,35 +33,22 @@ class FaultPicker:
             attempt = self._attempts[content]
             self._attempts[content] += 1
         for index, fault in enumerate(self._faults):
-            if self._applies(index, fault, number, attempt, content, raw_body):
+            if (
+                (fault.times is None or self._hits[index] < fault.times)
+                and (fault.first is None or attempt < fault.first)
+                and (fault.contains is None or fault.contains.encode() in raw_body)
+                and (fault.unless is None or fault.unless.encode() not in raw_body)
+                and (not fault.on or number in fault.on)
+                and (fault.rate is None
+                     or fraction(self._seed, index, content if fault.sticky else number) < fault.rate)
+            ):  # fmt: skip
                 self._hits[index] += 1
                 return fault
         return None
 
-    def _applies(
-        self, index: int, fault: Fault, number: int, attempt: int, content: bytes, raw_body: bytes
-    ) -> bool:
-        if fault.times is not None and self._hits[index] >= fault.times:
-            return False
-        if fault.first is not None and attempt >= fault.first:
-            return False
-        if fault.contains is not None and fault.contains.encode() not in raw_body:
-            return False
-        if fault.unless is not None and fault.unless.encode() in raw_body:
-            return False
-        if fault.on and number not in fault.on:
-            return False
-        return fault.rate is None or fraction(self._seed, index, content if fault.sticky else number) < fault.rate
-
 
 def fraction(seed: int, salt: int, what: int | bytes) -> float:
-    """A reproducible number in [0, 1)."""
+    """A reproducible number in (0, 1)."""
     text = what if isinstance(what, bytes) else b"%d" % what
     digest = hashlib.blake2b(b"%d|%d|" % (seed, salt) + text, digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
-
-
-def gaussian(seed: int, salt: int, what: int) -> float:
-    """A reproducible, nearly normal number: twelve uniforms less six."""
-    digest = hashlib.blake2b(b"%d|%d|g|%d" % (seed, salt, what), digest_size=48).digest()
-    return sum(int.from_bytes(digest[i : i + 4], "big") for i in range(0, 48, 4)) / 2**32 - 6.0
+    return (int.from_bytes(digest[:6], "big") + 0.5) / 2**48

@@ -42,89 +42,53 @@ class Refusal:
     retry_after_s: float
 
 
-class TokenBucket:
-    """Refills continuously; starts full. Giving back never overfills; a late charge may make it negative."""
+class Gate:
+    """What one key has used of one limit. A bucket forgets it continuously, a fixed window at its end, and of
+    concurrency it is given back. Never below zero; a late charge may lift it over the capacity."""
 
     def __init__(self, limit: Limit, now: float) -> None:
-        self._rate = limit.amount / limit.per_s
+        self._limit = limit
         self._capacity = limit.capacity
-        self._level = limit.capacity
+        self._rate = limit.amount / limit.per_s
+        self._used = 0.0
         self._at = now
 
-    def wait_s(self, now: float, amount: float) -> float:
-        self._refill(now)
-        if amount > self._capacity + 1e-9:
-            return math.inf
-        return max(0.0, (amount - self._level - 1e-9) / self._rate)
-
-    def take(self, now: float, amount: float) -> None:
-        self._refill(now)
-        self._level -= amount
-
-    def give(self, now: float, amount: float) -> None:
-        self._refill(now)
-        self._level = min(self._capacity, self._level + amount)
-
     def used(self, now: float) -> float:
-        self._refill(now)
-        return self._capacity - self._level
-
-    def reset_s(self, now: float) -> float:
-        return self.used(now) / self._rate
-
-    def _refill(self, now: float) -> None:
-        if now > self._at:
-            self._level = min(self._capacity, self._level + (now - self._at) * self._rate)
-            self._at = now
-
-
-class FixedWindow:
-    """A counter that returns to zero when the clock enters the next window."""
-
-    def __init__(self, limit: Limit, now: float) -> None:
-        self._length = math.inf if limit.what == "concurrency" else limit.window_s
-        self._capacity = limit.capacity
-        self._window = int(now // self._length)
-        self._used = 0.0
-
-    def wait_s(self, now: float, amount: float) -> float:
-        self._roll(now)
-        if amount > self._capacity + 1e-9:
-            return math.inf
-        return 0.0 if self._used + amount <= self._capacity + 1e-9 else self.reset_s(now)
-
-    def take(self, now: float, amount: float) -> None:
-        self._roll(now)
-        self._used += amount
-
-    def give(self, now: float, amount: float) -> None:
-        self._roll(now)
-        self._used = max(0.0, self._used - amount)
-
-    def used(self, now: float) -> float:
-        self._roll(now)
+        limit = self._limit
+        if limit.what != "concurrency" and limit.kind == "fixed_window":
+            if now // limit.window_s != self._at // limit.window_s:
+                self._used = 0.0
+        elif limit.what != "concurrency" and now > self._at:
+            self._used = max(0.0, self._used - (now - self._at) * self._rate)
+        self._at = max(now, self._at)
         return self._used
 
-    def reset_s(self, now: float) -> float:
-        return (now // self._length + 1) * self._length - now
-
-    def _roll(self, now: float) -> None:
-        window = int(now // self._length)
-        if window != self._window:
-            self._window, self._used = window, 0.0
-
-
-class Concurrency(FixedWindow):
-    """A window without end: a slot is held from admission to the end of the answer."""
+    def charge(self, now: float, amount: float) -> None:
+        """Less than nothing gives back."""
+        self._used = max(0.0, self.used(now) + amount)
 
     def wait_s(self, now: float, amount: float) -> float:
-        return 0.0 if self._used + amount <= self._capacity else 1.0
+        """Until `amount` would fit: 0 now, inf never."""
+        excess = self.used(now) + amount - self._capacity - 1e-9
+        if excess <= 0:
+            return 0.0
+        if self._limit.what == "concurrency":
+            return 1.0
+        if amount > self._capacity + 1e-9:
+            return math.inf
+        return self.reset_s(now) if self._limit.kind == "fixed_window" else excess / self._rate
 
     def reset_s(self, now: float) -> float:
-        return 0.0
+        """Until nothing is used."""
+        window_s = self._limit.window_s
+        if self._limit.what == "concurrency":
+            return 0.0
+        return window_s - now % window_s if self._limit.kind == "fixed_window" else self.used(now) / self._rate
 
-
-Gate = TokenBucket | FixedWindow
+    def read(self, now: float) -> Reading:
+        limit = self._limit
+        left = max(0.0, limit.amount - self.used(now) * limit.amount / self._capacity)
+        return Reading(limit.what, limit.per_s, limit.amount, left, self.reset_s(now))
 
 
 class Limiter:
@@ -136,53 +100,43 @@ class Limiter:
 
     def admit(self, now: float, key: str, model: str, cost: Cost) -> Ticket | Refusal:
         """Take from every gate, or from none."""
-        held = [
-            (limit, self._gate(i, limit, now, key, model), _charged(limit, cost)) for i, limit in enumerate(self.limits)
-        ]
+        amounts = [_charged(limit, cost) for limit in self.limits]
+        held = list(zip(self.limits, self._gates_of(now, key, model), amounts, strict=True))
         for limit, gate, amount in held:
-            wait = gate.wait_s(now, amount)
-            if wait > 0:
-                return Refusal(limit, gate.used(now), amount, wait)
+            if (wait_s := gate.wait_s(now, amount)) > 0:
+                return Refusal(limit, gate.used(now), amount, wait_s)
         for _limit, gate, amount in held:
-            gate.take(now, amount)
-        return Ticket(held, cost)
+            gate.charge(now, amount)
+        return Ticket(held)
 
     def readings(self, now: float, key: str, model: str) -> list[Reading]:
-        readings = []
-        for i, limit in enumerate(self.limits):
-            gate = self._gate(i, limit, now, key, model)
-            left = max(0.0, limit.amount - gate.used(now) * limit.amount / limit.capacity)
-            readings.append(Reading(limit.what, limit.per_s, limit.amount, left, gate.reset_s(now)))
-        return readings
+        return [gate.read(now) for gate in self._gates_of(now, key, model)]
 
-    def _gate(self, index: int, limit: Limit, now: float, key: str, model: str) -> Gate:
-        name = (index, key, model if limit.scope == "model" else "")
-        gate = self._gates.get(name)
-        if gate is None:
-            gate = self._gates[name] = _make_gate(limit, now)
-        return gate
+    def _gates_of(self, now: float, key: str, model: str) -> list[Gate]:
+        gates = []
+        for index, limit in enumerate(self.limits):
+            name = (index, key, model if limit.scope == "model" else "")
+            if name not in self._gates:
+                self._gates[name] = Gate(limit, now)
+            gates.append(self._gates[name])
+        return gates
 
 
 class Ticket:
     """What an admitted request took; `settle` gives back slots and corrects tokens, once."""
 
-    __slots__ = ("_cost", "_held")
+    __slots__ = ("_held",)
 
-    def __init__(self, held: list[tuple[Limit, Gate, float]], cost: Cost) -> None:
+    def __init__(self, held: list[tuple[Limit, Gate, float]]) -> None:
         self._held = held
-        self._cost = cost
 
     def settle(self, now: float, input_tokens: int, output_tokens: int) -> None:
         held, self._held = self._held, []
         for limit, gate, taken in held:
             if limit.what == "concurrency":
-                gate.give(now, taken)
+                gate.charge(now, -taken)
             elif limit.what != "requests" and limit.charge in {"reserve_refund", "actual"}:
-                actual = _charged(limit, Cost(input_tokens, output_tokens), settled=True)
-                if actual > taken:
-                    gate.take(now, actual - taken)
-                else:
-                    gate.give(now, taken - actual)
+                gate.charge(now, _charged(limit, Cost(input_tokens, output_tokens), settled=True) - taken)
 
 
 def _charged(limit: Limit, cost: Cost, *, settled: bool = False) -> float:
@@ -194,9 +148,3 @@ def _charged(limit: Limit, cost: Cost, *, settled: bool = False) -> float:
     if limit.what == "output_tokens":
         return float(reserved_output)
     return float(cost.input + reserved_output)
-
-
-def _make_gate(limit: Limit, now: float) -> Gate:
-    if limit.what == "concurrency":
-        return Concurrency(limit, now)
-    return FixedWindow(limit, now) if limit.kind == "fixed_window" else TokenBucket(limit, now)

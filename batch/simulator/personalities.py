@@ -83,7 +83,7 @@ class Personality:
                 return rule.features[feature]
         if feature in self.features:
             return self.features[feature]
-        if feature in OPENAI_KEYS or feature in {"json_schema", "json_object", "vision", "stream_usage"}:
+        if feature in OPENAI_KEYS or feature in {"json_schema", "json_object"}:
             return self.default
         return self.unknown_keys
 

@@ -9,16 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http.client import responses
 from typing import Literal
 
 from batch.simulator.queueing import Slots
 
-_REASONS = {
-    200: "OK", 202: "Accepted", 302: "Found", 400: "Bad Request", 401: "Unauthorized", 402: "Payment Required",
-    403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed", 413: "Payload Too Large",
-    411: "Length Required",
-    422: "Unprocessable Entity", 429: "Too Many Requests", 500: "Internal Server Error", 503: "Service Unavailable",
-}  # fmt: skip
 _MAX_HEAD = 64 * 1024
 _MAX_BODY = 64 * 1024 * 1024
 _HEADS_REMEMBERED = 4096
@@ -63,10 +58,7 @@ Answer = Callable[[Head, bytes, "Connection"], Reply]
 class Connection(asyncio.Protocol):
     """One client connection."""
 
-    __slots__ = (
-        "_answer", "_buffer", "_busy", "_head", "_heads", "_holds_slot", "_loop", "_on_end",
-        "_peers", "_slots", "_timer", "transport",
-    )  # fmt: skip
+    transport: asyncio.Transport
 
     def __init__(self, answer: Answer, slots: Slots, peers: set[Connection], heads: dict[bytes, Head]) -> None:
         self._answer = answer
@@ -78,13 +70,13 @@ class Connection(asyncio.Protocol):
         self._buffer = b""
         self._head: Head | None = None
         self._busy = False
+        self._is_lost = False
         self._timer: asyncio.TimerHandle | None = None
         self._on_end: Callable[[bool], None] | None = None
-        self.transport: asyncio.Transport | None = None
 
     @property
     def peer(self) -> str:
-        address = self.transport.get_extra_info("peername") if self.transport else None
+        address = self.transport.get_extra_info("peername")
         return str(address[0]) if isinstance(address, tuple) else ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -93,50 +85,38 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._peers.discard(self)
+        self._is_lost = True
         if self._timer is not None:
             self._timer.cancel()
-        self.transport = None
         self._finish(False)
 
     def data_received(self, data: bytes) -> None:
-        self._buffer = self._buffer + data if self._buffer else data
-        if not self._busy:
-            self._next()
+        self._buffer += data
+        self._next()
 
     def _next(self) -> None:
-        """Answer the request at the front of the buffer, if it is whole."""
+        """Answer the request at the front of the buffer, if it is whole and its turn."""
+        if self._busy or self._is_lost:
+            return
         head = self._head
         if head is None:
-            end = self._buffer.find(b"\r\n\r\n")
-            if end < 0:
-                if len(self._buffer) > _MAX_HEAD:
+            raw, end, rest = self._buffer.partition(b"\r\n\r\n")
+            if not end:
+                if len(raw) > _MAX_HEAD:
                     self._refuse(431)
                 return
-            raw, self._buffer = self._buffer[:end], self._buffer[end + 4 :]
             head = self._heads.get(raw) or self._read_head(raw)
             if head is None:
                 return
-            self._head = head
-            if head.headers.get("expect") == "100-continue" and self.transport is not None:
+            self._buffer, self._head = rest, head
+            if head.headers.get("expect") == "100-continue":
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        body = self._take_body(head)
-        if body is not None:
-            self._head = None
-            self._busy = True
-            self._send(self._answer(head, body, self), head.keeps_alive)
-
-    def _take_body(self, head: Head) -> bytes | None:
-        """The body, removed from the buffer; None while it is not all there."""
         if head.length > _MAX_BODY:
             self._refuse(413)
-            return None
-        if len(self._buffer) < head.length:
-            return None
-        if len(self._buffer) == head.length:
-            body, self._buffer = self._buffer, b""
-        else:
+        elif len(self._buffer) >= head.length:
             body, self._buffer = self._buffer[: head.length], self._buffer[head.length :]
-        return body
+            self._head = None
+            self._send(self._answer(head, body, self), head.keeps_alive)
 
     def _read_head(self, raw: bytes) -> Head | None:
         head = parse_head(raw)
@@ -150,10 +130,10 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, status: int) -> None:
         self._buffer = b""
-        self._busy = True
-        self._send(Reply(status, b'{"error":{"message":"bad request"}}', ending="close"), False)
+        self._send(Reply(status, b'{"error":{"message":"bad request"}}'), False)
 
     def _send(self, reply: Reply, keeps_alive: bool) -> None:
+        self._busy = True
         self._on_end = reply.on_end
         if reply.ending == "keep" and not keeps_alive:
             reply.ending = "close"
@@ -163,7 +143,7 @@ class Connection(asyncio.Protocol):
             self._start(reply)
 
     def _start_in_slot(self, reply: Reply) -> bool:
-        if self.transport is None:
+        if self._is_lost:
             return False
         self._holds_slot = True
         self._start(reply)
@@ -178,52 +158,35 @@ class Connection(asyncio.Protocol):
             self._deliver(reply)
 
     def _deliver(self, reply: Reply) -> None:
-        if self.transport is None:
-            return
         if reply.status == 0:
             self._end(reply)
-            return
-        if reply.pieces is None:
+        elif reply.pieces is None:
             self.transport.write(encode_head(reply, len(reply.body)) + reply.body)
             self._end(reply)
-            return
-        total = sum(len(piece) for _, piece in reply.pieces)
-        self.transport.write(encode_head(reply, total if reply.claimed_length is None else reply.claimed_length))
-        self._piece(reply, 0, self._loop.time())
+        else:
+            total = sum(len(piece) for _, piece in reply.pieces)
+            self.transport.write(encode_head(reply, total if reply.claimed_length is None else reply.claimed_length))
+            self._write_due(reply, reply.pieces, self._loop.time())
 
-    def _piece(self, reply: Reply, index: int, started: float) -> None:
+    def _write_due(self, reply: Reply, pieces: list[tuple[float, bytes]], started: float) -> None:
         """Write the pieces that are due, then wait for the next."""
-        pieces = reply.pieces or []
-        while index < len(pieces):
-            if self.transport is None:
+        for index, (after_s, data) in enumerate(pieces):
+            if started + after_s > self._loop.time():
+                self._timer = self._loop.call_at(started + after_s, self._write_due, reply, pieces[index:], started)
                 return
-            due = started + pieces[index][0]
-            if due > self._loop.time():
-                self._timer = self._loop.call_at(due, self._piece, reply, index, started)
-                return
-            data = pieces[index][1]
             self.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if reply.chunked else data)
-            index += 1
-        if self.transport is None:
-            return
         if reply.chunked and reply.ending != "abort":
             self.transport.write(b"0\r\n\r\n")
         self._end(reply)
 
     def _end(self, reply: Reply) -> None:
         self._finish(reply.ending != "abort")
-        if self.transport is None:
-            return
         if reply.ending == "abort":
             self.transport.abort()
         elif reply.ending == "close":
             self.transport.close()
         elif self._buffer:
-            self._loop.call_soon(self._resume)
-
-    def _resume(self) -> None:
-        if not self._busy and self.transport is not None:
-            self._next()
+            self._loop.call_soon(self._next)
 
     def _finish(self, was_sent: bool) -> None:
         self._busy = False
@@ -256,7 +219,7 @@ def parse_head(raw: bytes) -> Head | None:
 
 def encode_head(reply: Reply, length: int) -> bytes:
     lines = [
-        f"HTTP/1.1 {reply.status} {_REASONS.get(reply.status, 'Status')}",
+        f"HTTP/1.1 {reply.status} {responses.get(reply.status, 'Status')}",
         f"content-type: {reply.content_type}",
         "transfer-encoding: chunked" if reply.chunked else f"content-length: {length}",
     ]

@@ -1,6 +1,7 @@
 """The simulator as a running server: in a thread for tests, or in the foreground as a program.
 
-Owns: the event loop, the listening socket, reconfiguring while it runs, stopping.
+Owns: the event loop, the listening socket, reconfiguring while it runs (also over HTTP, from loopback only:
+GET /control tells totals, POST takes SimulatorConfig's keys to change, "forget": true empties the log), stopping.
 May not touch: what is answered.
 """
 
@@ -8,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, Self
 
-from batch.clock import SYSTEM_CLOCK, Clock
-from batch.simulator import control
+import orjson
+
 from batch.simulator.config import SimulatorConfig
 from batch.simulator.exchange import Exchange
 from batch.simulator.personalities import personality
@@ -28,12 +31,12 @@ try:
 except ImportError:  # pragma: no cover - uvloop is absent on some platforms
     _new_loop = asyncio.new_event_loop
 
+_FIXED = {"host", "port", "log_path", "keep_log"}
 
-def start_simulator(
-    config: SimulatorConfig | None = None, *, clock: Clock = SYSTEM_CLOCK, **settings: Any
-) -> Simulator:
+
+def start_simulator(**settings: Any) -> Simulator:
     """Start one in a thread and return when it listens. Settings are SimulatorConfig's; use it as a context."""
-    simulator = Simulator((config or SimulatorConfig()).replace(**settings), clock)
+    simulator = Simulator(SimulatorConfig(**settings))
     simulator.start()
     return simulator
 
@@ -41,15 +44,13 @@ def start_simulator(
 class Simulator:
     """A simulated provider. Thread-safe: its own loop serves; others read the witness and reconfigure."""
 
-    def __init__(self, config: SimulatorConfig, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._clock = clock
+    def __init__(self, config: SimulatorConfig) -> None:
         self._loop = _new_loop()
         self._thread: threading.Thread | None = None
-        self._server: asyncio.Server | None = None
         self._peers: set[Connection] = set()
         self._slots = Slots(*_slots_of(config))
         self.witness = Witness(config.log_path, keep=config.keep_log)
-        self._exchange = Exchange(config, self.witness, self._slots, clock)
+        self._exchange = Exchange(config, self.witness, self._slots)
         self.port = config.port
 
     @property
@@ -74,31 +75,28 @@ class Simulator:
 
     def start(self) -> None:
         """Serve from a daemon thread; returns when the socket listens, raises OSError when it cannot."""
-        listening = threading.Event()
-        failed: list[BaseException] = []
-        self._thread = threading.Thread(target=self._run, args=(listening, failed), name="simulator", daemon=True)
+        listening: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(listening,), name="simulator", daemon=True)
         self._thread.start()
-        listening.wait()
-        if failed:
-            self._thread.join()
-            raise failed[0]
+        listening.result()
 
-    def serve(self, on_listening: Callable[[Simulator], None] | None = None) -> None:
+    def serve(self, on_listening: Callable[[Simulator], None]) -> None:
         """Serve in this thread until `stop` is called, for instance from a signal handler."""
-        self._loop.run_until_complete(self._listen())
-        if on_listening is not None:
+        try:
+            server = self._loop.run_until_complete(self._listen())
             on_listening(self)
-        self._loop.run_forever()
-        self._loop.run_until_complete(self._close())
-        self._loop.close()
+            self._loop.run_forever()
+            self._loop.run_until_complete(self._close(server))
+        finally:
+            self._loop.close()
 
     def reconfigure(self, **changes: Any) -> None:
         """Change settings while it runs: connections stay, limits and faults start anew, the log goes on."""
-        self.apply(self.config.replace(**changes))
+        self.apply(dataclasses.replace(self.config, **changes))
 
     def apply(self, config: SimulatorConfig) -> None:
         """As reconfigure, with a whole configuration; returns when it holds."""
-        exchange = Exchange(config, self.witness, self._slots, self._clock)
+        exchange = Exchange(config, self.witness, self._slots)
         if self._thread is None or threading.current_thread() is self._thread:
             self._install(exchange)
             return
@@ -109,9 +107,7 @@ class Simulator:
 
     def stop(self) -> None:
         """Close every connection and end the thread; harmless when repeated."""
-        if self._loop.is_closed():
-            return
-        with contextlib.suppress(RuntimeError):  # it closed between the two lines
+        with contextlib.suppress(RuntimeError):  # it is closed
             self._loop.call_soon_threadsafe(self._loop.stop)
         if self._thread is not None and threading.current_thread() is not self._thread:
             self._thread.join(10)
@@ -127,41 +123,51 @@ class Simulator:
         self._slots.resize(*_slots_of(exchange.config))
 
     def _answer(self, head: Head, body: bytes, connection: Connection) -> Reply:
-        if head.path.startswith("/control"):
-            return control.answer(self, head, body, connection.peer)
-        return self._exchange.answer(head, body)
+        return self._control(head, body, connection) if head.path == "/control" else self._exchange.answer(head, body)
 
-    def _run(self, listening: threading.Event, failed: list[BaseException]) -> None:
+    def _control(self, head: Head, body: bytes, connection: Connection) -> Reply:
+        """403 to callers from elsewhere; 400 with the reason for what cannot be set."""
+        if connection.peer not in {"127.0.0.1", "::1"}:
+            return Reply(403, b'{"error":"control is for loopback only"}')
+        if head.method == "POST":
+            try:
+                self._change(orjson.loads(body))
+            except (ValueError, TypeError) as error:
+                return Reply(400, orjson.dumps({"error": str(error)}))
+        return Reply(200, orjson.dumps({**self.witness.totals(), "personality": self.config.personality}))
+
+    def _change(self, values: Any) -> None:
+        if not isinstance(values, dict):
+            raise ValueError("send an object of settings")
+        if fixed := sorted(set(values) & _FIXED):
+            raise ValueError(f"{', '.join(fixed)}: cannot change while it runs")
+        if values.pop("forget", False):
+            self.witness.forget()
+        if values:
+            self.apply(self.config.updated(values))
+
+    def _run(self, listening: Future[None]) -> None:
         try:
-            self._loop.run_until_complete(self._listen())
+            self.serve(lambda _: listening.set_result(None))
         except (OSError, ValueError) as error:  # handed to the thread that called start()
-            failed.append(error)
-            self._loop.close()
-            return
-        finally:
-            listening.set()
-        self._loop.run_forever()
-        self._loop.run_until_complete(self._close())
-        self._loop.close()
+            listening.set_exception(error)
 
-    async def _listen(self) -> None:
-        config = self.config
+    async def _listen(self) -> asyncio.Server:
         heads: dict[bytes, Head] = {}
 
         def connect() -> Connection:
             return Connection(self._answer, self._slots, self._peers, heads)
 
-        self._server = await self._loop.create_server(
-            connect, config.host, config.port, backlog=4096, reuse_address=True
+        server = await self._loop.create_server(
+            connect, self.config.host, self.config.port, backlog=4096, reuse_address=True
         )
-        self.port = self._server.sockets[0].getsockname()[1]
+        self.port = server.sockets[0].getsockname()[1]
+        return server
 
-    async def _close(self) -> None:
-        if self._server is not None:
-            self._server.close()
+    async def _close(self, server: asyncio.Server) -> None:
+        server.close()
         for peer in list(self._peers):
-            if peer.transport is not None:
-                peer.transport.abort()
+            peer.transport.abort()
         await asyncio.sleep(0)  # noqa: TID251 - lets the aborted transports say goodbye; waits for nothing
         self.witness.close()
 

@@ -21,24 +21,20 @@ _KEPT = 200_000  # records in memory
 
 @dataclass(slots=True)
 class Record:
-    """One request. `time` is Unix seconds at arrival; `sha` identifies the messages; `key` is the last
-    four characters of the API key; `parameters` are scalar body keys, `keys` the names of all."""
+    """One request. `time` is Unix seconds at arrival; `key` is the last four characters of the API key;
+    `parameters` are scalar body keys."""
 
-    number: int
     time: float
     path: str
     status: int
     model: str = ""
-    sha: str = ""
     seed: int | None = None
     n: int | None = None
     stream: bool = False
-    schema: str | None = None
     fault: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
     key: str = ""
-    keys: tuple[str, ...] = ()
     parameters: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     body: Any = None
