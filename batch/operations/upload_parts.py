@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 from sqlalchemy import Connection
 
-from batch.domain.errors import Conflict, InvalidRequest, NotFound
+from batch.domain.errors import BatchmillError, Conflict, InvalidRequest, NotFound
 from batch.files.blobs import new_blob_name
-from batch.operations.upload import FileUpload, begin_upload, check_expiry, check_purpose, check_storage
+from batch.operations.read_files import get_file
+from batch.operations.upload import FileUpload, check_expiry, check_purpose, check_storage
 from batch.operations.world import World
 from batch.storage import uploads
 from batch.storage.files import FileRow
@@ -38,11 +38,8 @@ def open_upload(
     check_purpose(purpose)
     check_expiry(expires_after_s)
     if not 0 < size_bytes <= world.settings.max_file_bytes:
-        raise InvalidRequest(
-            f"Invalid 'bytes': expected a value between 1 and {world.settings.max_file_bytes}, got {size_bytes}.",
-            param="bytes",
-            code="invalid_value",
-        )
+        message = f"expected a value between 1 and {world.settings.max_file_bytes}, got {size_bytes}"
+        raise InvalidRequest(f"Invalid 'bytes': {message}.", param="bytes", code="invalid_value")
     check_storage(world, project_id, size_bytes)
     return world.db.transact(
         uploads.insert_upload,
@@ -96,9 +93,7 @@ class PartUpload:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.abort()
 
 
@@ -113,23 +108,23 @@ def begin_part(world: World, project_id: int, upload_id: str) -> PartUpload:
 def complete_upload(
     world: World, project_id: int, upload_id: str, part_ids: Sequence[str], *, md5: str | None = None
 ) -> tuple[UploadRow, FileRow]:
-    """Join the named parts in that order. Raises InvalidRequest for a wrong sum, part or md5; Conflict; NotFound."""
+    """Join the named parts in that order; the same completion of a completed upload gives what it gave before.
+
+    Raises InvalidRequest for a wrong sum, part or md5; Conflict; NotFound, also for a file that is deleted since.
+    """
     upload = get_upload(world, project_id, upload_id)
-    if upload.status != "pending":
+    parts_sha256 = hashlib.sha256(",".join(part_ids).encode()).hexdigest()
+    md5 = md5 and md5.lower()
+    if upload.status == "pending":
+        try:
+            _join(world, upload, part_ids, parts_sha256, md5)
+        except BatchmillError:
+            if get_upload(world, project_id, upload_id).status == "pending":
+                raise  # else somebody was faster, perhaps with the same request
+        upload = get_upload(world, project_id, upload_id)
+    if upload.file is None or upload.parts_sha256 != parts_sha256 or md5 not in (None, upload.md5):
         raise _not_pending(upload)
-    parts = _chosen_parts(world, upload, part_ids)
-
-    def complete(conn: Connection, file: FileRow) -> None:
-        if not uploads.complete_if_pending(conn, upload.id, file.id):
-            raise _not_pending(get_upload(world, project_id, upload_id))
-
-    with begin_upload(world, project_id) as writer:
-        _copy(world, parts, writer, md5)
-        file = writer.finish(
-            purpose=upload.purpose, filename=upload.filename, expires_after_s=upload.file_expires_after_s,
-            in_same=complete,
-        )  # fmt: skip
-    return get_upload(world, project_id, upload_id), file
+    return upload, get_file(world, project_id, upload.file)
 
 
 def cancel_upload(world: World, project_id: int, upload_id: str) -> UploadRow:
@@ -140,6 +135,29 @@ def cancel_upload(world: World, project_id: int, upload_id: str) -> UploadRow:
     if upload.status != "cancelled":
         raise _not_pending(upload)
     return upload
+
+
+def _join(world: World, upload: UploadRow, part_ids: Sequence[str], parts_sha256: str, md5: str | None) -> None:
+    parts = _chosen_parts(world, upload, part_ids)
+    digest = hashlib.md5(usedforsecurity=False)
+
+    def complete(conn: Connection, file: FileRow) -> None:
+        if not uploads.complete_if_pending(
+            conn, upload.id, file.id, parts_sha256=parts_sha256, md5=digest.hexdigest()
+        ):
+            raise _not_pending(upload)
+
+    with FileUpload(world, upload.project_id) as writer:
+        for part in parts:
+            for block in world.blobs.read(part.blob, 0, part.size_bytes):
+                digest.update(block)
+                writer.append(block)
+        if md5 not in (None, digest.hexdigest()):
+            raise InvalidRequest("The md5 does not match the uploaded bytes.", param="md5")
+        writer.finish(
+            purpose=upload.purpose, filename=upload.filename, expires_after_s=upload.file_expires_after_s,
+            in_same=complete,
+        )  # fmt: skip
 
 
 def _chosen_parts(world: World, upload: UploadRow, part_ids: Sequence[str]) -> list[PartRow]:
@@ -155,16 +173,6 @@ def _chosen_parts(world: World, upload: UploadRow, part_ids: Sequence[str]) -> l
             f"The parts hold {total} bytes, but the upload was opened for {upload.size_bytes}.", param="part_ids"
         )
     return parts
-
-
-def _copy(world: World, parts: Sequence[PartRow], writer: FileUpload, md5: str | None) -> None:
-    digest = hashlib.md5(usedforsecurity=False)
-    for part in parts:
-        for block in world.blobs.read(part.blob, 0, part.size_bytes):
-            digest.update(block)
-            writer.append(block)
-    if md5 is not None and md5.lower() != digest.hexdigest():
-        raise InvalidRequest("The md5 does not match the uploaded bytes.", param="md5")
 
 
 def _not_pending(upload: UploadRow) -> Conflict:

@@ -102,6 +102,8 @@ uploads = sa.Table(
     sa.Column("created_at", Millis, nullable=False),
     sa.Column("expires_at", Millis, nullable=False),
     sa.Column("file_id", BigId),
+    sa.Column("parts_sha256", sa.Text),
+    sa.Column("md5", sa.Text),
     sa.CheckConstraint("status IN ('pending', 'completed', 'cancelled', 'expired')", name="status"),
 )
 

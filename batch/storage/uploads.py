@@ -21,7 +21,8 @@ UPLOAD_LIVES_S = 3600
 
 @dataclass(frozen=True, slots=True)
 class UploadRow:
-    """One upload. Times are milliseconds since the epoch; `file` is the finished file's public id."""
+    """One upload. Times are milliseconds since the epoch. What a completed one was made of: `parts_sha256` (of the
+    parts' ids in their order), `md5` of the bytes; `file` is the file's public id."""
 
     id: int
     public_id: str
@@ -34,6 +35,8 @@ class UploadRow:
     status: str
     created_at: int
     expires_at: int
+    parts_sha256: str | None
+    md5: str | None
     file: str | None
 
 
@@ -87,12 +90,12 @@ def parts_of(conn: sa.Connection, upload_id: int) -> list[PartRow]:
     return [PartRow(*row) for row in rows]
 
 
-def complete_if_pending(conn: sa.Connection, upload_id: int, file_id: int) -> bool:
+def complete_if_pending(conn: sa.Connection, upload_id: int, file_id: int, *, parts_sha256: str, md5: str) -> bool:
     """True also when it was completed with this very file before: a commit's answer was lost."""
     done = conn.execute(
         sa.update(uploads)
         .where(uploads.c.id == upload_id, _is_pending() | (uploads.c.file_id == file_id))
-        .values(status="completed", file_id=file_id)
+        .values(status="completed", file_id=file_id, parts_sha256=parts_sha256, md5=md5)
     )
     return done.rowcount == 1
 

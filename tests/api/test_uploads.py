@@ -47,6 +47,18 @@ def test_a_wrong_sum_or_md5_keeps_the_upload_pending(client: OpenAI) -> None:
     assert done.status == "completed"
 
 
+def test_an_sdk_that_lost_the_answer_completes_again(client: OpenAI) -> None:
+    """The same parts give the same upload with its file; others are refused, and no retry is asked for."""
+    upload = client.uploads.create(filename="a.jsonl", purpose="batch", bytes=len(INPUT), mime_type="text/plain")
+    part = client.uploads.parts.create(upload.id, data=INPUT)
+    done = client.uploads.complete(upload.id, part_ids=[part.id])
+    assert done.file is not None
+    assert client.uploads.complete(upload.id, part_ids=[part.id]) == done
+    with pytest.raises(openai.ConflictError) as caught:
+        client.uploads.complete(upload.id, part_ids=[part.id, part.id])
+    assert caught.value.response.headers["x-should-retry"] == "false"
+
+
 def test_a_cancelled_upload_takes_nothing_more(client: OpenAI) -> None:
     upload = client.uploads.create(filename="a.jsonl", purpose="batch", bytes=9, mime_type="text/plain")
     assert client.uploads.cancel(upload.id).status == "cancelled"

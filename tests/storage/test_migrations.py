@@ -71,8 +71,17 @@ def test_the_frozen_migration_makes_the_very_tables_of_the_code(tmp_path: Path) 
 
 
 def _statements(database: Database) -> dict[str, list[str]]:
-    """Each table's and index's SQL as a sorted list of its parts: the order of constraints means nothing."""
+    """Each table's and index's SQL as a sorted list of its parts: their order means nothing, nor do line breaks
+    (SQLite writes added columns behind the last one, on its line)."""
     ours = "sql IS NOT NULL AND name NOT IN ('alembic_version', 'sqlite_sequence')"
     with database.read() as conn:
         rows = conn.exec_driver_sql(f"SELECT name, sql FROM sqlite_master WHERE {ours}").fetchall()
-    return {name: sorted(re.split(r",?\s*\n", re.sub(r"[ \t]+", " ", sql))) for name, sql in rows}
+    return {name: sorted(filter(None, map(str.strip, _COMMA.split(_parts(sql))))) for name, sql in rows}
+
+
+_COMMA = re.compile(r",(?![^(]*\))|\n")  # not within parentheses
+
+
+def _parts(sql: str) -> str:
+    body, _, rest = re.sub(r"[ \t]+", " ", sql).rpartition(")")
+    return f"{body}\n){rest}"

@@ -13,8 +13,8 @@ import pytest
 from batch.domain.errors import Conflict, InvalidRequest, NotFound, TooLarge
 from batch.operations.keys import set_project_limits
 from batch.operations.read_files import list_files, open_file_content
-from batch.operations.retention import remove_deleted_bytes
-from batch.operations.upload import begin_upload
+from batch.operations.retention import delete_file, remove_deleted_bytes
+from batch.operations.upload import FileUpload
 from batch.operations.upload_parts import begin_part, cancel_upload, complete_upload, get_upload, open_upload
 from batch.operations.world import World
 from tests.harness.worlds import default_project, jsonl, make_world, request_line
@@ -28,7 +28,7 @@ def blobs_left(world: World) -> int:
 
 
 def send(world: World, content: bytes, *, filename: str = "upload", purpose: str = "batch") -> str:
-    with begin_upload(world, default_project(world).id) as upload:
+    with FileUpload(world, default_project(world).id) as upload:
         for start in range(0, len(content), 100):
             upload.append(content[start : start + 100])
         return upload.finish(purpose=purpose, filename=filename).public_id
@@ -36,13 +36,13 @@ def send(world: World, content: bytes, *, filename: str = "upload", purpose: str
 
 def test_a_file_is_hashed_and_measured_on_its_way(world: World) -> None:
     """Purpose batch expires after 30 days, others never."""
-    with begin_upload(world, default_project(world).id) as upload:
+    with FileUpload(world, default_project(world).id) as upload:
         upload.append(INPUT)
         file = upload.finish(purpose="batch", filename="upload")
     assert (file.size_bytes, file.sha256) == (len(INPUT), hashlib.sha256(INPUT).hexdigest())
     assert (file.status, file.encoding) == ("processed", None)
     assert file.expires_at == file.created_at + 30 * 86_400_000
-    with begin_upload(world, default_project(world).id) as upload:
+    with FileUpload(world, default_project(world).id) as upload:
         upload.append(b"any bytes")
         assert upload.finish(purpose="user_data", filename="x.bin").expires_at is None
 
@@ -118,7 +118,29 @@ def test_parts_become_one_file_in_the_order_named(world: World) -> None:
     assert (done.status, done.file) == ("completed", file.public_id)
     assert b"".join(open_file_content(world, project.id, file.public_id)[1]) == INPUT
     assert remove_deleted_bytes(world) == 2
-    with pytest.raises(Conflict, match="completed"):
+
+
+def test_a_completion_sent_again_gives_the_same_file(world: World) -> None:
+    """Also when the parts are gone; other parts, another order or another md5 do not."""
+    project = default_project(world)
+    upload = open_upload(world, project.id, filename="x", purpose="batch", mime_type="t", size_bytes=len(INPUT))
+    ids = []
+    for content in (INPUT[:50], INPUT[50:]):
+        with begin_part(world, project.id, upload.public_id) as part:
+            part.append(content)
+            ids.append(part.finish().public_id)
+    md5 = hashlib.md5(INPUT).hexdigest()
+    first = complete_upload(world, project.id, upload.public_id, ids)
+    for _ in range(2):
+        assert complete_upload(world, project.id, upload.public_id, ids) == first
+        assert complete_upload(world, project.id, upload.public_id, ids, md5=md5.upper()) == first
+        remove_deleted_bytes(world)
+    for other, given in ((ids[::-1], None), (ids[:1], None), ([], None), (ids, "0" * 32)):
+        with pytest.raises(Conflict, match="completed"):
+            complete_upload(world, project.id, upload.public_id, other, md5=given)
+    assert [file.public_id for file in list_files(world, project.id)[0]] == [first[1].public_id]
+    delete_file(world, project.id, first[1].public_id)
+    with pytest.raises(NotFound):
         complete_upload(world, project.id, upload.public_id, ids)
 
 
@@ -153,7 +175,7 @@ def test_a_cancelled_upload_takes_no_more_parts(sqlite_world: World) -> None:
 
 
 def test_two_completions_at_once_make_one_file(world: World) -> None:
-    """The other one is told so, and no copy of it is ever listed."""
+    """The other one gets the same, and no copy of it is ever listed."""
     project = default_project(world)
     upload = open_upload(
         world, project.id, filename="x", purpose="batch", mime_type="t", size_bytes=len(INPUT)
@@ -165,13 +187,9 @@ def test_two_completions_at_once_make_one_file(world: World) -> None:
 
     def complete(_: int) -> str:
         start.wait()
-        try:
-            return complete_upload(world, project.id, upload.public_id, ids)[1].public_id
-        except Conflict as refused:
-            return refused.message
+        return complete_upload(world, project.id, upload.public_id, ids)[1].public_id
 
     with ThreadPoolExecutor(2) as pool:
         answers = list(pool.map(complete, range(2)))
     [listed] = list_files(world, project.id)[0]
-    assert listed.public_id in answers
-    assert any("its status is 'completed'" in answer for answer in answers)
+    assert answers == [listed.public_id] * 2
