@@ -16,7 +16,7 @@ import typer
 
 from batch.cli import options
 from batch.cli.client import Server
-from batch.cli.console import STDOUT, note, say, say_json
+from batch.cli.console import note, say, say_json, say_rows
 from batch.cli.progress import BatchProgress
 from batch.cli.story import tell
 from batch.cli.wording import count, date_time, size
@@ -24,6 +24,7 @@ from batch.clock import SYSTEM_CLOCK
 from batch.completions.rules import CHAT
 from batch.domain.errors import InvalidRequest
 from batch.domain.states import is_terminal
+from batch.files.jsonl import iter_lines
 from batch.files.local_file import write_atomically
 from batch.operations.join_csv import join_csv
 
@@ -70,11 +71,8 @@ def status(
     with Server(server, api_key) as api:
         if batch_id is None:
             _list(api, limit, as_json)
-        elif watch:
-            story = _watch(api, batch_id, quiet=as_json)
-            _show(story, as_json)
         else:
-            _show(api.explanation(batch_id), as_json)
+            _show(_watch(api, batch_id, quiet=as_json) if watch else api.explanation(batch_id), as_json)
 
 
 def results(
@@ -153,11 +151,7 @@ def _list(api: Server, limit: int, as_json: bool) -> None:
 
 
 def _show(story: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        say_json(story)
-        return
-    for row in tell(story):
-        STDOUT.print(row)
+    say_json(story) if as_json else say_rows(tell(story))
 
 
 def _watch(api: Server, batch_id: str, *, quiet: bool) -> dict[str, Any]:
@@ -186,7 +180,8 @@ def _finished(api: Server, batch_id: str, errors: bool) -> Iterator[bytes]:
 def _every_line(api: Server, batch_id: str) -> Iterator[bytes]:
     """Answers, then what has none, as lines."""
     for errors in (False, True):
-        yield from _split(_finished(api, batch_id, errors))
+        for line in iter_lines(_finished(api, batch_id, errors), max_line_bytes=sys.maxsize):
+            yield line.data or b""
 
 
 def _follow(api: Server, batch_id: str) -> Iterator[bytes]:
@@ -199,15 +194,6 @@ def _follow(api: Server, batch_id: str) -> Iterator[bytes]:
         if not lines:
             sys.stdout.flush()
             SYSTEM_CLOCK.sleep(WATCH_EVERY_S)
-
-
-def _split(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    rest = b""
-    for block in blocks:
-        *lines, rest = (rest + block).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
 
 
 def _write(blocks: Iterator[bytes], out: Path | None) -> None:

@@ -11,147 +11,121 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from batch.cli.console import note
 from batch.cli.datadir import signal_group
-from batch.clock import SYSTEM_CLOCK, Clock
+from batch.clock import SYSTEM_CLOCK
 from batch.domain.errors import Unavailable
 
 STABLE_AFTER_S = 10.0
 BACK_OFF_MAX_S = 30.0
 HOPELESS_AFTER = 2  # ends in a row of a child that was never stable
-WRONG_SET_UP = 2  # the exit code, ours and Celery's, of what no second start can mend
 LOG_ROTATE_BYTES = 20 * 1024 * 1024
-
-
-@dataclass
-class ChildSpec:
-    """How to start one child. `module` runs tethered under this Python; `command` runs as it is."""
-
-    name: str
-    module: list[str] | None = None
-    command: list[str] | None = None
-    env: dict[str, str] = field(default_factory=dict)
+LAST_ROWS = 12
 
 
 class Child:
-    """`log` None lets the child write to our own stderr."""
+    """Started when made. `command` is a module with its arguments, run tethered under this Python, or a program
+    that `is_program`. `log` None lets it write to our own stderr."""
 
-    def __init__(self, spec: ChildSpec, *, log: Path | None, drain_s: float, clock: Clock = SYSTEM_CLOCK) -> None:
-        self.spec = spec
-        self.log = log
+    def __init__(
+        self, name: str, command: list[str], env: dict[str, str], *, log: Path | None, drain_s: float, is_program: bool
+    ) -> None:
+        self.name = name
+        self._command = command
+        self._env = env
+        self._log = log
         self._drain_s = drain_s
-        self._clock = clock
-        self._process: subprocess.Popen[bytes] | None = None
+        self._is_program = is_program
         self._tether: int | None = None
-        self._started = 0.0
         self._restart_at: float | None = None
         self._ends = 0
         self._was_stable = False
+        self._start()
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid if self._process and self._process.poll() is None else None
+        return self._process.pid if self._process.poll() is None else None
 
-    def start(self) -> None:
-        self._started = self._clock.monotonic()
+    def _start(self) -> None:
+        self._started = SYSTEM_CLOCK.monotonic()
         self._restart_at = None
         self._close_tether()
         read_end, self._tether = os.pipe()
         sink = self._open_log()
+        tethered = [sys.executable, "-m", "batch.cli.tethered", str(read_end), str(self._drain_s + 5)]
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own commands
-                self._command(read_end),
-                env=self.spec.env,
+                self._command if self._is_program else tethered + self._command,
+                env=self._env,
                 stdin=subprocess.DEVNULL,
                 stdout=sink if sink else 2,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=(read_end,) if self.spec.module else (),
-                preexec_fn=None if self.spec.module else _die_with_parent,
+                pass_fds=() if self._is_program else (read_end,),
+                preexec_fn=_die_with_parent if self._is_program else None,
             )
         finally:
             os.close(read_end)
             if sink:
                 sink.close()
 
-    def tick(self, report: Callable[[str], None]) -> bool:
+    def tick(self) -> bool:
         """Look after it; True when it was started again. Raises Unavailable when it cannot start at all."""
-        now = self._clock.monotonic()
+        now = SYSTEM_CLOCK.monotonic()
         if self._restart_at is not None:
             if now < self._restart_at:
                 return False
-            self.start()
+            self._start()
             return True
-        if self._process is None:
-            return False
         code = self._process.poll()
-        if code is None:
-            if now - self._started > STABLE_AFTER_S:
-                self._was_stable, self._ends = True, 0
-            return False
-        self._schedule_restart(code, now, report)
+        if code is not None:
+            signal_group(self._process.pid, signal.SIGKILL)  # what it may have left of its own children
+            self._schedule_restart(code, now)
+        elif now - self._started > STABLE_AFTER_S:
+            self._was_stable, self._ends = True, 0
         return False
 
-    def _schedule_restart(self, code: int, now: float, report: Callable[[str], None]) -> None:
-        assert self._process is not None
-        signal_group(self._process.pid, signal.SIGKILL)  # what it may have left of its own children
+    def _schedule_restart(self, code: int, now: float) -> None:
         self._ends += 1
-        if not self._was_stable and (code == WRONG_SET_UP or self._ends >= HOPELESS_AFTER):
-            raise Unavailable(f"{self.spec.name} does not start ({_how(code)}){self.last_words()}")
+        if not self._was_stable and (code > 0 or self._ends >= HOPELESS_AFTER):  # its own error would only come again
+            raise Unavailable(f"{self.name} does not start ({_how(code)}){self.last_words()}")
         wait_s = 0.0 if self._ends == 1 else min(2.0 ** (self._ends - 2), BACK_OFF_MAX_S)
         self._restart_at = now + wait_s
-        report(f"{self.spec.name} ended ({_how(code)}); starting it again" + (f" in {wait_s:g} s" if wait_s else ""))
+        note(f"{self.name} ended ({_how(code)}); starting it again" + (f" in {wait_s:g} s" if wait_s else ""))
 
     def ask_to_end(self) -> None:
         """SIGTERM to the leader alone: Celery counts signals."""
         self._restart_at = None
-        if self._process and self._process.poll() is None:
-            with suppress(ProcessLookupError):
-                self._process.terminate()
+        self._process.terminate()
 
-    def wait_ended(self, until: float) -> bool:
-        """True when it ended by `until` (monotonic)."""
-        if self._process is None:
-            return True
-        while self._process.poll() is None and self._clock.monotonic() < until:
-            self._clock.sleep(0.02)
-        return self._process.poll() is not None
+    def wait_ended(self, until: float) -> None:
+        """At most until then (monotonic)."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(0.0, until - SYSTEM_CLOCK.monotonic()))
 
     def kill(self) -> None:
-        """SIGKILL to its whole group, also when the leader has ended."""
-        if self._process is not None:
-            signal_group(self._process.pid, signal.SIGKILL)
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
+        """SIGKILL to its whole group, also when the leader has ended. The last call."""
+        signal_group(self._process.pid, signal.SIGKILL)
+        self._process.wait()
         self._close_tether()
 
-    def last_words(self, rows: int = 12) -> str:
+    def last_words(self) -> str:
         """The end of its log, for a message; empty when it writes to our stderr."""
-        if self.log is None or not self.log.exists():
+        if self._log is None:
             return ""
-        tail = self.log.read_bytes()[-8_000:].decode(errors="replace").splitlines()[-rows:]
-        return f"; the end of {self.log}:\n" + "\n".join(tail)
-
-    def _command(self, read_end: int) -> list[str]:
-        if self.spec.command is not None:
-            return self.spec.command
-        assert self.spec.module is not None
-        tether = [sys.executable, "-m", "batch.cli.tethered", str(read_end), str(self._drain_s + 5)]
-        return [*tether, *self.spec.module]
+        tail = self._log.read_bytes()[-8_000:].decode(errors="replace").splitlines()[-LAST_ROWS:]
+        return f"; the end of {self._log}:\n" + "\n".join(tail)
 
     def _open_log(self) -> IO[bytes] | None:
-        if self.log is None:
+        if self._log is None:
             return None
-        if self.log.exists() and self.log.stat().st_size > LOG_ROTATE_BYTES:
-            self.log.replace(self.log.with_suffix(".log.1"))
-        return self.log.open("ab")
+        if self._log.exists() and self._log.stat().st_size > LOG_ROTATE_BYTES:
+            self._log.replace(self._log.with_suffix(".log.1"))
+        return self._log.open("ab")
 
     def _close_tether(self) -> None:
         if self._tether is not None:

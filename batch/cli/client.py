@@ -87,9 +87,9 @@ class Server:
         with self._stream(f"/v1/batches/{batch_id}/family", {"errors": "true" if errors else "false"}) as response:
             yield from response.iter_bytes(1 << 20)
 
-    def results_after(self, batch_id: str, after: int, *, limit: int = 1_000) -> tuple[list[bytes], int, bool]:
+    def results_after(self, batch_id: str, after: int) -> tuple[list[bytes], int, bool]:
         """Result lines so far, past the cursor: (lines, next cursor, whether the batch has ended)."""
-        response = self._send("GET", f"/v1/batches/{batch_id}/results", params={"after": after, "limit": limit})
+        response = self._send("GET", f"/v1/batches/{batch_id}/results", params={"after": after, "limit": 1_000})
         lines = [line for line in response.content.split(b"\n") if line]
         cursor = int(response.headers.get("x-next-after", after + len(lines)))
         return lines, cursor, response.headers.get("x-incomplete", "true").lower() == "false"

@@ -62,8 +62,12 @@ def facts(rows: Iterable[tuple[str, str]], *, indent: str = "", styles: dict[str
 def say_facts(
     rows: Iterable[tuple[str, str]], *, indent: str = "", styles: dict[str, str] | None = None, to: Console = STDOUT
 ) -> None:
-    for line in facts(rows, indent=indent, styles=styles):
-        to.print(line)
+    say_rows(facts(rows, indent=indent, styles=styles), to=to)
+
+
+def say_rows(rows: Iterable[Text], *, to: Console = STDOUT) -> None:
+    for row in rows:
+        to.print(row)
 
 
 def on_terminal() -> bool:

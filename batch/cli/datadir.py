@@ -12,22 +12,21 @@ import fcntl
 import os
 import signal
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from batch.clock import SYSTEM_CLOCK, Clock
+from batch.cli.console import note
+from batch.clock import SYSTEM_CLOCK
 from batch.domain.errors import Conflict, InvalidConfiguration
 
 
 class DataDir:
     """One data directory, made on demand for its owner only (0700)."""
 
-    def __init__(self, path: Path, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._clock = clock
         self._lock: int | None = None
 
     def make(self) -> None:
@@ -95,22 +94,22 @@ class DataDir:
         draft.write_bytes(orjson.dumps(rows))
         draft.replace(self.path / "children.json")
 
-    def end_leftovers(self, *, drain_s: float, report: Callable[[str], None]) -> None:
+    def end_leftovers(self, drain_s: float) -> None:
         """Stop what an earlier, killed start left running: SIGTERM, then SIGKILL of the group."""
         rows = _read_json(self.path / "children.json")
         left = {name: row[0] for name, row in rows.items() if started_at(row[0]) == row[1] is not None}
         if not left:
             return
-        report(f"ending what an earlier start left behind: {', '.join(sorted(left))}")
+        note(f"ending what an earlier start left behind: {', '.join(sorted(left))}")
         for pid in left.values():
             signal_group(pid, signal.SIGTERM)
-        limit = self._clock.monotonic() + drain_s
+        limit = SYSTEM_CLOCK.monotonic() + drain_s
         while any(started_at(pid) == rows[name][1] for name, pid in left.items()):
-            if self._clock.monotonic() > limit:
+            if SYSTEM_CLOCK.monotonic() > limit:
                 for pid in left.values():
                     signal_group(pid, signal.SIGKILL)
                 break
-            self._clock.sleep(0.05)
+            SYSTEM_CLOCK.sleep(0.05)
         self.remember_children({})
 
 
@@ -131,12 +130,9 @@ def started_at(pid: int) -> str | None:
 
 
 def signal_group(pid: int, number: int) -> None:
-    """To the group that `pid` leads, or to it alone when it leads none."""
+    """To the group that a child of ours led, also when the child itself has ended."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        if os.getpgid(pid) == pid:
-            os.killpg(pid, number)
-        else:
-            os.kill(pid, number)
+        os.killpg(pid, number)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -11,17 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from batch.cli import exits
-from batch.cli.console import STDOUT, note, say, say_json
+from batch.cli.console import complain, note, say, say_json, say_rows
+from batch.cli.home import Home
 from batch.cli.story import tell
 from batch.cli.wording import count, plural
 from batch.files.local_file import write_atomically
 from batch.operations.read_files import open_file_content
 from batch.operations.reuse_answers import KeptAnswers, merge_answers
-from batch.operations.world import World
-
-
-class DeliveryFailed(Exception):
-    """OUT or ERR could not be written; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +41,7 @@ class RunResult:
 
 
 def deliver(
-    world: World,
-    project_id: int,
+    home: Home,
     story: dict[str, Any] | None,
     source: Iterable[bytes],
     out: Path,
@@ -54,21 +49,25 @@ def deliver(
     kept: KeptAnswers | None,
     endpoint: str,
 ) -> RunResult:
-    """Write both files, each whole or not at all. An empty ERR is removed, so that it never tells old news."""
+    """Write both files, each whole or not at all. An empty ERR is removed, so that it never tells old news.
+
+    Raises Leave, with its reason told, when one cannot be written.
+    """
     result = RunResult(story, out, err, len(kept.places) if kept else 0)
     if story is not None and story["status"] == "failed":
         return result
-    answers = _content(world, project_id, story, "output_file_id")
+    answers = _content(home, story, "output_file_id")
     if kept is not None:
         answers = merge_answers(source, kept, answers, endpoint)
     try:
         write_atomically(out, answers)
         if story is not None and story["error_file_id"]:
-            write_atomically(err, _content(world, project_id, story, "error_file_id"))
+            write_atomically(err, _content(home, story, "error_file_id"))
         else:
             err.unlink(missing_ok=True)
     except OSError as error:
-        raise DeliveryFailed(f"{error.filename}: {error.strerror}") from None
+        complain(f"{error.filename}: {error.strerror}\nthe answers are kept; make room and run the same command again")
+        raise exits.Leave(exits.WAITS_FOR_PERSON) from None
     return result
 
 
@@ -81,8 +80,7 @@ def tell_result(result: RunResult, *, allow_failed: float, as_json: bool) -> int
                   "reused": result.reused, "batch": story})  # fmt: skip
         return code
     if story is not None:
-        for row in tell(story):
-            STDOUT.print(row)
+        say_rows(tell(story))
         if story["status"] == "failed":
             note("the file was refused; nothing was sent")
             return code
@@ -104,7 +102,7 @@ def exit_code(result: RunResult, allow_failed: float) -> int:
     return exits.OK
 
 
-def _content(world: World, project_id: int, story: dict[str, Any] | None, name: str) -> Iterator[bytes]:
+def _content(home: Home, story: dict[str, Any] | None, name: str) -> Iterator[bytes]:
     if story is None or story[name] is None:
         return iter(())
-    return open_file_content(world, project_id, story[name])[1]
+    return open_file_content(home.world, home.project.id, story[name])[1]

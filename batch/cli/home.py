@@ -6,8 +6,7 @@ Owns: starting and taking over the stack, the world that `run` acts on, what is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from batch.cli.console import note
 from batch.cli.datadir import DataDir
 from batch.cli.supervisor import Plan, Stack
 from batch.operations.world import World, open_world
@@ -34,10 +33,9 @@ class Home:
     `is_own` says whether stopping it stops the work. Raises BatchmillError.
     """
 
-    def __init__(self, plan: Plan, data: DataDir, report: Callable[[str], None]) -> None:
+    def __init__(self, plan: Plan, data: DataDir) -> None:
         self._plan = plan
         self._data = data
-        self._report = report
         self._stack: Stack | None = None
         self.world = open_home(plan.settings)
         with self.world.db.write() as conn:
@@ -51,14 +49,14 @@ class Home:
         """Ready to work."""
         if not self._take_over():
             holder = self._data.holder()
-            self._report(f"using batchmill {holder.get('kind', 'up')} (pid {holder.get('pid', '?')}) in this directory")
+            note(f"using batchmill {holder.get('kind', 'up')} (pid {holder.get('pid', '?')}) in this directory")
 
     def tick(self) -> None:
         """Look after the children; take over when the one that served us has gone."""
         if self._stack is not None:
             self._stack.tick()
         elif self._take_over():
-            self._report("the process that served this directory has ended; going on here")
+            note("the process that served this directory has ended; going on here")
 
     def stop(self) -> None:
         """Also after stop_workers; the world is closed."""
@@ -77,7 +75,7 @@ class Home:
     def _take_over(self) -> bool:
         if not self._data.try_lock({"kind": "run"}):
             return False
-        stack = Stack(self._plan, self._data, self._report)
+        stack = Stack(self._plan, self._data)
         try:
             stack.start()
         except BaseException:

@@ -6,17 +6,15 @@ Owns: how counts, rate and eta are drawn; operations/eta.py measures them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self
 
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
-from rich.text import Text
 
 from batch.cli.console import STDERR, note, on_terminal
 from batch.cli.story import paused_providers
 from batch.cli.wording import count, duration, rate
-from batch.clock import SYSTEM_CLOCK, Clock
+from batch.clock import SYSTEM_CLOCK
 
 PLAIN_EVERY_S = 30.0
 
@@ -24,13 +22,14 @@ PLAIN_EVERY_S = 30.0
 class BatchProgress:
     """Feed it explanations; it draws. A context manager."""
 
-    def __init__(self, *, clock: Clock = SYSTEM_CLOCK, live: bool | None = None) -> None:
-        self._clock = clock
-        self._live = on_terminal() if live is None else live
+    def __init__(self) -> None:
+        self._live = on_terminal()
         self._last_row = -PLAIN_EVERY_S
         self._task: Any = None
+        one_row = Column(no_wrap=True, overflow="ellipsis")  # also where the terminal is narrow
         self._bar = Progress(
-            TextColumn("[bold]{task.description}"), BarColumn(bar_width=max(6, min(24, STDERR.width - 70))), _Words(),
+            TextColumn("[bold]{task.description}"), BarColumn(bar_width=max(6, min(24, STDERR.width - 70))),
+            TextColumn("{task.fields[words]}", markup=False, table_column=one_row),
             console=STDERR, disable=not self._live, transient=False, refresh_per_second=4,
         )  # fmt: skip
 
@@ -38,9 +37,7 @@ class BatchProgress:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def show(self, story: Mapping[str, Any]) -> None:
@@ -49,20 +46,13 @@ class BatchProgress:
         words = progress_words(story)
         if self._live:
             if self._task is None:
-                self._task = self._bar.add_task(short_id(story["id"]), total=None)
+                self._task = self._bar.add_task(short_id(story["id"]), total=None, words=words)
             self._bar.update(self._task, completed=done, total=counts["total"] or None, words=words)
             return
-        now = self._clock.monotonic()
+        now = SYSTEM_CLOCK.monotonic()
         if now - self._last_row >= PLAIN_EVERY_S:
             self._last_row = now
             note(f"{short_id(story['id'])}  {words}")
-
-    def say(self, text: str) -> None:
-        """A sentence above the bar."""
-        if self._live:
-            self._bar.console.print(Text(text))
-        else:
-            note(text)
 
 
 def progress_words(story: Mapping[str, Any]) -> str:
@@ -89,13 +79,3 @@ def progress_words(story: Mapping[str, Any]) -> str:
 def short_id(batch_id: str) -> str:
     """batch_67f0a1: enough to know it by."""
     return batch_id[:12]
-
-
-class _Words(ProgressColumn):
-    """One row, also where the terminal is narrow."""
-
-    def __init__(self) -> None:
-        super().__init__(Column(no_wrap=True, overflow="ellipsis"))
-
-    def render(self, task: Task) -> Text:
-        return Text(str(task.fields.get("words", "")))

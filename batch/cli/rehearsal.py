@@ -21,16 +21,7 @@ from batch.providers.presets import load_preset, preset_names
 from batch.settings import Settings, process_environment
 from batch.simulator.personalities import load_personalities
 
-_RATES = (
-    ("requests_per_second", "requests", 1.0),
-    ("requests_per_minute", "requests", 60.0),
-    ("requests_per_hour", "requests", 3600.0),
-    ("requests_per_day", "requests", 86_400.0),
-    ("tokens_per_minute", "tokens", 60.0),
-    ("tokens_per_day", "tokens", 86_400.0),
-    ("input_tokens_per_minute", "input_tokens", 60.0),
-    ("output_tokens_per_minute", "output_tokens", 60.0),
-)
+_PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
 
 
 def companions(lanes: Iterable[LaneForecast], catalog: Catalog, directory: Path) -> tuple[Companion, ...]:
@@ -53,9 +44,10 @@ def pretended_catalog(settings: Settings) -> Catalog:
 def simulator_settings(provider: str, limits: Limits) -> dict[str, Any]:
     """What SimulatorConfig.from_file reads: the provider's manners where known, and exactly these limits."""
     rows = [
-        {"what": what, "amount": value, "per_s": per_s, "charge": limits.charge, "scope": limits.scope}
-        for name, what, per_s in _RATES
-        if (value := getattr(limits, name)) is not None
+        {"what": what, "amount": value, "per_s": _PERIODS[unit], "charge": limits.charge, "scope": limits.scope}
+        for name, value in limits.to_json().items()
+        for what, per, unit in [name.partition("_per_")]
+        if per
     ]
     if limits.hard_second:
         for row in rows:

@@ -17,14 +17,14 @@ import typer
 from batch.cli import exits, local_model, options, rehearsal
 from batch.cli.check import STYLES
 from batch.cli.check_report import problem_rows, summary_rows
-from batch.cli.console import STDERR, complain, note, on_terminal, say_facts, say_json
+from batch.cli.console import STDERR, note, on_terminal, say_facts, say_json
 from batch.cli.datadir import DataDir
-from batch.cli.delivery import DeliveryFailed, RunResult, deliver, tell_result
+from batch.cli.delivery import RunResult, deliver, tell_result
 from batch.cli.home import Home
 from batch.cli.runs import RunRecord, Runs, hash_file
-from batch.cli.supervisor import Companion, Plan
+from batch.cli.supervisor import Plan, catalog_of
 from batch.cli.up import provider_queues
-from batch.cli.watch import Patience, watch
+from batch.cli.watch import watch
 from batch.cli.wording import count, key_hint
 from batch.completions.rules import CHAT
 from batch.domain.errors import BatchmillError, InvalidConfiguration, InvalidRequest, NotFound
@@ -37,10 +37,8 @@ from batch.operations.create_batch import create_batch
 from batch.operations.explain_batch import explain_batch
 from batch.operations.reuse_answers import KeptAnswers, digest_requests, unchanged_answers, without_kept
 from batch.operations.upload import begin_upload
-from batch.operations.world import World
 from batch.providers.catalog import Catalog
-from batch.settings import ProviderConfig, Settings, load_settings, parse_duration, process_environment
-from batch.storage.projects import Project
+from batch.settings import Settings, load_settings, parse_duration
 
 _MAX_PAUSE_WITHOUT_TERMINAL_S = 600.0
 
@@ -55,11 +53,15 @@ class Job:
     endpoint: str
     window: str | None
     options: dict[str, Any]
-    settings: Settings
-    config: Path | None
-    patience: Patience
+    plan: Plan
+    max_pause_s: float | None
+    budget_usd: float | None
     force: bool
     reuse: bool
+
+    @property
+    def settings(self) -> Settings:
+        return self.plan.settings
 
 
 def run(
@@ -98,19 +100,20 @@ def run(
     """Run one file to its end: check, send, show progress, write. Run the same command again to continue."""
     settings = load_settings(config, workers=workers, data_dir=data_dir)
     default_pause = None if on_terminal() else _MAX_PAUSE_WITHOUT_TERMINAL_S
-    patience = Patience(parse_duration(max_pause) if max_pause else default_pause, budget)
+    max_pause_s = parse_duration(max_pause) if max_pause else default_pause
     err = err or out.with_name(f"{out.stem}.errors.jsonl")
-    job = Job(source, out, err, endpoint, window, options.pairs(option), settings, config, patience, force, reuse)
+    companions = (local_model.companion(),) if with_local_model and not simulate else ()
+    plan = Plan(settings, parts=frozenset({"workers", "jobs"}), config=config, companions=companions)
+    job = Job(source, out, err, endpoint, window, options.pairs(option), plan, max_pause_s, budget, force, reuse)
     _check_places(job)
-    companions = (local_model.companion(),) if with_local_model else ()
     if not simulate:
         note(f"data        {settings.resolved_data_dir}")
     if dry_run:
-        found, _ = _look(job, _catalog(settings, companions), simulate=simulate)
+        found, _ = _look(job, simulate=simulate)
         if as_json:
             say_json(found.to_json())
         return
-    result = _rehearse(job) if simulate else _run(job, _catalog(settings, companions), companions)
+    result = _rehearse(job) if simulate else _run(job)
     raise exits.Leave(tell_result(result, allow_failed=allow_failed or 0.0, as_json=as_json))
 
 
@@ -130,19 +133,9 @@ def _check_places(job: Job) -> None:
         raise InvalidRequest(f"-o and -e are the same file: {job.out}")
 
 
-def _catalog(settings: Settings, companions: tuple[Companion, ...]) -> Catalog:
-    """As the workers will see it, with companions among the providers."""
-    providers, environ = dict(settings.providers), process_environment()
-    for companion in companions:
-        environ |= companion.env
-        for name, given in companion.providers.items():
-            known = providers[name].model_dump(exclude_unset=True) if name in providers else {}
-            providers[name] = ProviderConfig.model_validate(known | given)
-    return Catalog.from_settings(settings.model_copy(update={"providers": providers}), environ)
-
-
-def _look(job: Job, catalog: Catalog, *, simulate: bool = False) -> tuple[InputCheck, Catalog]:
+def _look(job: Job, *, simulate: bool = False) -> tuple[InputCheck, Catalog]:
     """Print what the check found; leave when nothing may be sent. A rehearsal needs no key."""
+    catalog = catalog_of(job.plan)
     found = _check(job, catalog)
     if simulate and any(problem.code == "model_not_found" for problem in found.problems):
         pretended = rehearsal.pretended_catalog(job.settings)
@@ -155,7 +148,7 @@ def _look(job: Job, catalog: Catalog, *, simulate: bool = False) -> tuple[InputC
         say_facts(problem_rows(found, limit=10), to=STDERR)
         raise InvalidRequest(f"{job.source} cannot be run as it is; nothing was sent")
     unpriced = sorted({lane.provider for lane in found.lanes.values() if lane.price is None})
-    if job.patience.budget_usd is not None and unpriced:
+    if job.budget_usd is not None and unpriced:
         raise InvalidConfiguration(
             f"--budget needs prices, and none is known for {', '.join(unpriced)}\n"
             f'state one:  [providers.{unpriced[0]}]  price = {{"*" = {{input = 0.5, output = 1.5}}}}  # $ per M tokens'
@@ -173,7 +166,7 @@ def _check(job: Job, catalog: Catalog) -> InputCheck:
 
 def _rehearse(job: Job) -> RunResult:
     """The whole run in a temporary data directory, against simulators; answers go beside OUT."""
-    found, catalog = _look(job, Catalog.from_settings(job.settings), simulate=True)
+    found, catalog = _look(job, simulate=True)
     out = job.out.with_name(f"{job.out.stem}.simulated{job.out.suffix}")
     err = job.err.with_name(f"{job.err.stem}.simulated{job.err.suffix}")
     note(f"simulated   no provider is asked; made-up answers go to {out}")
@@ -182,11 +175,11 @@ def _rehearse(job: Job) -> RunResult:
         settings = job.settings.model_copy(
             update={"data_dir": Path(place), "database_url": None, "redis_url": None, "files_url": None}
         )
-        rehearsed = replace(job, out=out, err=err, settings=settings, force=True, reuse=False)
-        return _run(rehearsed, _catalog(settings, companions), companions, looked=True)
+        plan = replace(job.plan, settings=settings, companions=companions)
+        return _run(replace(job, out=out, err=err, plan=plan, force=True, reuse=False), looked=True)
 
 
-def _run(job: Job, catalog: Catalog, companions: tuple[Companion, ...], *, looked: bool = False) -> RunResult:
+def _run(job: Job, *, looked: bool = False) -> RunResult:
     data = DataDir(job.settings.resolved_data_dir)
     data.make()
     runs = Runs(data.path)
@@ -194,26 +187,22 @@ def _run(job: Job, catalog: Catalog, companions: tuple[Companion, ...], *, looke
     wanted = RunRecord(str(job.out.absolute()), str(job.source), hash_file(job.source), shaping)
     replaced = runs.find(job.out)
     record = runs.begin(wanted, force=job.force, reuse=job.reuse)
-    parts, queues = frozenset({"workers", "jobs"}), provider_queues(catalog)
-    plan = Plan(job.settings, parts=parts, queues=queues, config=job.config, companions=companions)
-    home = Home(plan, data, note)
+    home = Home(replace(job.plan, queues=provider_queues(catalog_of(job.plan).providers)), data)
     try:
         record, story = _standing(home, record)
         if record.batch_id is None and not looked:
-            _look(job, catalog)
+            _look(job)
         kept = _remember(job, runs, record)
         if story is None or not is_terminal(story["status"]):
             home.start()
             if replaced is not None and replaced.batch_id is not None and record.batch_id is None:
                 with contextlib.suppress(BatchmillError):  # what OUT belonged to must not go on spending
                     cancel_batch(home.world, home.project.id, replaced.batch_id)
-            batch_id = _batch_of(job, home.world, home.project, runs, record, kept)
-            story = watch(home, home.project.id, batch_id, job.patience) if batch_id else None
+            batch_id = _batch_of(job, home, runs, record, kept)
+            if batch_id is not None:
+                story = watch(home, batch_id, max_pause_s=job.max_pause_s, budget_usd=job.budget_usd)
         source = open_lines(job.source, job.settings)
-        return deliver(home.world, home.project.id, story, source, job.out, job.err, kept, job.endpoint)
-    except DeliveryFailed as failed:
-        complain(f"{failed}\nthe answers are kept; make room and run the same command again")
-        raise exits.Leave(exits.WAITS_FOR_PERSON) from None
+        return deliver(home, story, source, job.out, job.err, kept, job.endpoint)
     finally:
         home.stop()
 
@@ -248,16 +237,14 @@ def _remember(job: Job, runs: Runs, record: RunRecord) -> KeptAnswers | None:
     return kept
 
 
-def _batch_of(
-    job: Job, world: World, project: Project, runs: Runs, record: RunRecord, kept: KeptAnswers | None
-) -> str | None:
+def _batch_of(job: Job, home: Home, runs: Runs, record: RunRecord, kept: KeptAnswers | None) -> str | None:
     """The batch of this record, made when there is none yet. None when every answer is kept already."""
     if record.batch_id is not None:
         return record.batch_id
     blocks = open_lines(job.source, job.settings)
     lines = blocks if kept is None else without_kept(blocks, kept, job.endpoint)
     has_lines = False
-    with begin_upload(world, project.id) as upload:
+    with begin_upload(home.world, home.project.id) as upload:
         for block in lines:
             has_lines = has_lines or block != b"\n"
             upload.append(block)
@@ -265,15 +252,15 @@ def _batch_of(
             return None
         stored = upload.finish(purpose="batch", filename=_jsonl_name(job.source))
     given = dict(job.options)
-    if job.patience.budget_usd is not None:
-        given["budget_usd"] = job.patience.budget_usd
+    if job.budget_usd is not None:
+        given["budget_usd"] = job.budget_usd
     body = {
         "input_file_id": stored.public_id,
         "endpoint": job.endpoint,
         "completion_window": job.window,
         **({"options": given} if given else {}),
     }
-    batch = create_batch(world, project, body, idempotency_key=record.key)
+    batch = create_batch(home.world, home.project, body, idempotency_key=record.key)
     runs.save(replace(record, batch_id=batch.public_id))
     return batch.public_id
 

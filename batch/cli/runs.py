@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from batch.domain.errors import Conflict
-from batch.files.local_file import read_blocks, write_atomically
+from batch.files.local_file import write_atomically
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,8 @@ class RunRecord:
 
 
 def hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    for block in read_blocks(path):
-        digest.update(block)
-    return digest.hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Runs:

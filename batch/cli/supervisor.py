@@ -8,7 +8,6 @@ May not touch: the children's work; it knows their command lines only.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,19 +17,22 @@ import httpx
 import orjson
 
 from batch.cli import valkey
-from batch.cli.children import Child, ChildSpec
+from batch.cli.children import Child
 from batch.cli.datadir import DataDir
-from batch.clock import SYSTEM_CLOCK, Clock
+from batch.clock import SYSTEM_CLOCK
 from batch.domain.errors import InvalidConfiguration, Unavailable
 from batch.domain.loopback import check_listen_address
 from batch.operations.bells import CALLS_QUEUE, JOBS_QUEUE
 from batch.operations.world import open_world
-from batch.settings import Settings, process_environment
+from batch.providers.catalog import Catalog
+from batch.settings import Settings, load_settings, process_environment
 from batch.storage import projects
 from batch.storage.migrate import migrate_at
 
 CALLS_THREADS = 4  # bells only: they return in milliseconds
+JOBS_THREADS = 2
 TICK_S = 0.2
+READY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,12 @@ class Plan:
 
 
 class Stack:
-    """start() → tick() … → stop(). `report` gets sentences for people."""
+    """start() → tick() … → stop()."""
 
-    def __init__(self, plan: Plan, data: DataDir, report: Callable[[str], None], clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, plan: Plan, data: DataDir) -> None:
         self.plan = plan
         self._settings = plan.settings
         self._data = data
-        self._report = report
-        self._clock = clock
         self._children: list[Child] = []
         self._env = child_environment(plan)
 
@@ -82,12 +82,12 @@ class Stack:
     def start(self) -> None:
         """Everything up and answering. On a failure nothing is left running; raises BatchmillError."""
         try:
-            self._data.end_leftovers(drain_s=self._settings.drain_s, report=self._report)
+            self._data.end_leftovers(self._settings.drain_s)
             migrate_at(self._settings.resolved_database_url)
             self._check_settings()
             self._start_broker()
-            for spec in self._specs():
-                self._launch(spec)
+            for name, module in self._modules():
+                self._launch(name, module)
             self._wait_until_ready()
         except BaseException:
             self.stop(drain=False)
@@ -95,96 +95,81 @@ class Stack:
 
     def tick(self) -> None:
         """Look after the children once. Raises Unavailable when one cannot run at all."""
-        restarted = [child.tick(self._report) for child in self._children]
-        if any(restarted):
-            self._remember()
+        started = [child.tick() for child in self._children]
+        if any(started):
+            self._data.remember_children(self.pids())
 
     def stop(self, *, drain: bool = True) -> None:
         """Ask all to end, wait drain_s, then end the rest; Valkey goes last. No process stays."""
-        workers = [child for child in self._children if child.spec.name != valkey.NAME]
+        workers = [child for child in self._children if child.name != valkey.NAME]
         for child in workers:
             child.ask_to_end()
-        limit = self._clock.monotonic() + (self._settings.drain_s + 5 if drain else 3.0)
+        limit = SYSTEM_CLOCK.monotonic() + (self._settings.drain_s + 5 if drain else 3.0)
         try:
             for child in workers:
                 child.wait_ended(limit)
         finally:
-            for child in [*workers, *(c for c in self._children if c.spec.name == valkey.NAME)]:
-                if child not in workers:
-                    child.ask_to_end()
-                    child.wait_ended(self._clock.monotonic() + 3)
+            for child in workers:
+                child.kill()
+            for child in (child for child in self._children if child not in workers):
+                child.ask_to_end()
+                child.wait_ended(SYSTEM_CLOCK.monotonic() + 3)
                 child.kill()
             self._children.clear()
-            self._remember()
+            self._data.remember_children({})
 
     def pids(self) -> dict[str, int]:
-        return {child.spec.name: child.pid for child in self._children if child.pid is not None}
+        return {child.name: child.pid for child in self._children if child.pid is not None}
 
     def _start_broker(self) -> None:
         if self._settings.redis_url:
             if "api" in self.plan.parts:  # workers alone wait for it as long as it takes
-                valkey.wait_until_it_answers(self._settings.redis_url, clock=self._clock)
+                valkey.wait_until_it_answers(self._settings.redis_url)
             return
         if valkey.answers(self._settings.resolved_redis_url):
             return  # another stack's, in the same data directory (--only)
-        spec = valkey.valkey_spec(self._settings, self._env)
+        command = valkey.valkey_command(self._settings)
         self._settings.valkey_socket.unlink(missing_ok=True)  # a dead server's
-        child = self._launch(spec)
+        child = self._launch(valkey.NAME, command)
         try:
-            valkey.wait_until_it_answers(self._settings.resolved_redis_url, clock=self._clock)
+            valkey.wait_until_it_answers(self._settings.resolved_redis_url)
         except Unavailable as error:
             raise Unavailable(error.message + child.last_words()) from None
 
     def _check_settings(self) -> None:
         """Once, here, and not in each child: what can never work. Raises InvalidConfiguration."""
-        world = open_world(self._settings)
-        try:
+        with closing(open_world(self._settings)) as world:
             if "api" in self.plan.parts:
                 with world.db.read() as connection:
                     check_listen_address(self._settings.host, has_keys=projects.any_key_exists(connection))
-        finally:
-            world.close()
 
-    def _launch(self, spec: ChildSpec) -> Child:
-        to_file = self.plan.log_to_files or spec.name == valkey.NAME  # whose lines no reader of ours wants
-        log = self._data.logs / f"{spec.name}.log" if to_file else None
-        child = Child(spec, log=log, drain_s=self._settings.drain_s, clock=self._clock)
+    def _launch(self, name: str, command: list[str]) -> Child:
+        is_valkey = name == valkey.NAME  # whose lines no reader of ours wants
+        log = self._data.logs / f"{name}.log" if is_valkey or self.plan.log_to_files else None
+        child = Child(name, command, self._env, log=log, drain_s=self._settings.drain_s, is_program=is_valkey)
         self._children.append(child)
-        child.start()
-        self._remember()
+        self._data.remember_children(self.pids())
         return child
 
-    def _remember(self) -> None:
-        self._data.remember_children(self.pids())
-
-    def _specs(self) -> list[ChildSpec]:
-        parts = self.plan.parts
-        specs = [self._module(companion.name, companion.module) for companion in self.plan.companions]
+    def _modules(self) -> list[tuple[str, list[str]]]:
+        """The children that are modules of Python, by name."""
+        parts, settings = self.plan.parts, self._settings
+        found = [(companion.name, companion.module) for companion in self.plan.companions]
         if "api" in parts:
-            specs.append(self._module("api", ["batch.api.serve"]))
-        if "workers" in parts:
-            specs += [
-                self._celery_worker(f"worker-{i + 1}", self.plan.queues, "threads", CALLS_THREADS)
-                for i in range(self._settings.workers)
-            ]
-        if "jobs" in parts:
-            specs.append(self._celery_worker("jobs", (JOBS_QUEUE,), "threads", 2))
+            found.append(("api", ["batch.api.serve"]))
+        workers = [f"worker-{i + 1}" for i in range(settings.workers)] if "workers" in parts else []
+        served = [(name, self.plan.queues, CALLS_THREADS) for name in workers]
+        served += [("jobs", (JOBS_QUEUE,), JOBS_THREADS)] if "jobs" in parts else []
+        for name, queues, threads in served:
+            arguments = worker_arguments(name, queues, settings.log_level)
+            found.append((name, ["celery", "-q", *arguments, "-P", "threads", "-c", str(threads)]))
         if "beat" in parts:
-            schedule = self._settings.resolved_data_dir / "beat-schedule"
-            specs.append(self._celery("beat", ["beat", "-s", str(schedule), "--pidfile="]))
-        return specs
+            schedule = str(settings.resolved_data_dir / "beat-schedule")
+            found.append(("beat", ["celery", "-q", "-A", "workers.app", "beat", "-s", schedule, "--pidfile="]))
+        return found
 
-    def _celery_worker(self, name: str, queues: tuple[str, ...], pool: str, threads: int) -> ChildSpec:
-        return self._celery(name, worker_arguments(name, queues, pool, threads, self._settings.log_level))
-
-    def _celery(self, name: str, arguments: list[str]) -> ChildSpec:
-        return self._module(name, ["celery", "-q", "-A", "workers.app", *arguments])
-
-    def _module(self, name: str, module: list[str]) -> ChildSpec:
-        return ChildSpec(name, module=module, env=self._env)
-
-    def _wait_until_ready(self, timeout_s: float = 60.0) -> None:
-        limit = self._clock.monotonic() + timeout_s
+    def _wait_until_ready(self) -> None:
+        limit = SYSTEM_CLOCK.monotonic() + READY_S
         waiting = [(companion.name, companion.ready_url) for companion in self.plan.companions]
         if "api" in self.plan.parts:
             waiting.append(("api", f"{self.address}/readyz"))
@@ -195,20 +180,16 @@ class Stack:
             if trouble is None:
                 waiting.pop(0)
                 continue
-            if self._clock.monotonic() > limit:
-                child = next(child for child in self._children if child.spec.name == name)
-                raise Unavailable(f"{name} is not ready after {timeout_s:g} s: {trouble}{child.last_words()}")
-            self._clock.sleep(0.1)
+            if SYSTEM_CLOCK.monotonic() > limit:
+                child = next(child for child in self._children if child.name == name)
+                raise Unavailable(f"{name} is not ready after {READY_S:g} s: {trouble}{child.last_words()}")
+            SYSTEM_CLOCK.sleep(0.1)
 
 
-def worker_arguments(
-    name: str, queues: tuple[str, ...], pool: str | None, threads: int | None, log_level: str
-) -> list[str]:
-    """What `celery -A workers.app` is given to run one worker process."""
-    arguments = ["worker", "-Q", ",".join(queues), "-n", f"{name}@%h", "-l", log_level.upper()]
-    arguments += ["--without-gossip", "--without-mingle"]
-    arguments += ["-P", pool] if pool else []
-    return arguments + (["-c", str(threads)] if threads else [])
+def worker_arguments(name: str, queues: tuple[str, ...], log_level: str) -> list[str]:
+    """What `celery` is given to run one worker process."""
+    arguments = ["-A", "workers.app", "worker", "-Q", ",".join(queues), "-n", f"{name}@%h", "-l", log_level.upper()]
+    return [*arguments, "--without-gossip", "--without-mingle"]
 
 
 def child_environment(plan: Plan) -> dict[str, str]:
@@ -230,9 +211,15 @@ def child_environment(plan: Plan) -> dict[str, str]:
     return env
 
 
-def free_port(host: str = "127.0.0.1") -> int:
+def catalog_of(plan: Plan) -> Catalog:
+    """The providers as the children see them, companions among them."""
+    env = child_environment(plan)
+    return Catalog.from_settings(load_settings(plan.config, environ=env), env)
+
+
+def free_port() -> int:
     with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
-        probe.bind((host, 0))
+        probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 

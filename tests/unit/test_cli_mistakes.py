@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import re
 from pathlib import Path
 
 import pytest
 
 from batch.cli import exits
 from batch.cli.app import run_command
-from batch.cli.delivery import DeliveryFailed, deliver
-from batch.operations.world import open_world
+from batch.cli.datadir import DataDir
+from batch.cli.delivery import deliver
+from batch.cli.home import Home
+from batch.cli.supervisor import Plan
 from batch.settings import Settings, load_settings
 
 REQUEST = {
@@ -168,14 +168,17 @@ def test_what_the_operator_does_is_told_as_json_when_asked(capsys: pytest.Captur
     assert json.loads(capsys.readouterr().out) == {"id": key_id, "revoked": True, "was_live": True}
 
 
-def test_answers_that_cannot_be_written_are_no_input_mistake(tmp_path: Path) -> None:
-    """The name in the message is the one that the person gave."""
+def test_answers_that_cannot_be_written_are_no_input_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The name in the message is the one that the person gave; the answers wait for the same command."""
     out = tmp_path / "gone" / "out.jsonl"
-    with (
-        contextlib.closing(open_world(Settings(data_dir=tmp_path))) as world,
-        pytest.raises(DeliveryFailed, match=re.escape(str(out))),
-    ):
-        deliver(world, 1, None, [], out, tmp_path / "err", None, "/v1/chat/completions")
+    home = Home(Plan(Settings(data_dir=tmp_path)), DataDir(tmp_path))
+    with pytest.raises(exits.Leave) as left:
+        deliver(home, None, [], out, tmp_path / "err", None, "/v1/chat/completions")
+    home.stop()
+    assert left.value.code == exits.WAITS_FOR_PERSON
+    assert f"{out}: No such file or directory" in capsys.readouterr().err
 
 
 def test_whatever_command_comes_first_the_data_directory_is_its_owners_alone(tmp_path: Path) -> None:
