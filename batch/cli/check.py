@@ -31,12 +31,12 @@ def check(
     settings = load_settings(config)
     wanted = BatchOptions.parse(options.pairs(option))
     found = check_input(file, Catalog.from_settings(settings), settings, options=wanted, endpoint=endpoint)
-    window_s = parse_duration(window) if window else None
     if as_json:
+        window_s = parse_duration(window) if window else None
         late = {"lines_beyond_window": found.lines_beyond(window_s)} if window_s else {}
         say_json(found.to_json() | late)
     else:
         say_facts(problem_rows(found, limit=limit), styles={})
-        say_facts(summary_rows(found, name=file.name, path=str(file), window_s=window_s), styles=STYLES)
+        say_facts(summary_rows(found, file, window), styles=STYLES)
     if not found.is_valid:
         raise exits.Leave(exits.BAD_INPUT)

@@ -6,32 +6,34 @@ Owns: the summary that `check` and `run` print before anything is sent.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from batch.cli.wording import amount, count, dollars, duration, key_hint, listing, plural
 from batch.operations.check_input import InputCheck
 from batch.operations.provider_forecast import LaneForecast, limit_words, rate_words
+from batch.settings import parse_duration
 
 Row = tuple[str, str]
 
 
-def summary_rows(check: InputCheck, *, name: str, path: str, window_s: float | None = None) -> list[Row]:
+def summary_rows(check: InputCheck, file: Path, window: str | None) -> list[Row]:
     """What the file holds, what each provider does with it, time, cost, warnings."""
-    rows: list[Row] = [(name, _content(check))]
+    rows: list[Row] = [(file.name, _content(check))]
     for lane in check.lanes.values():
-        rows += lane_rows(lane, with_lines=len(check.lanes) > 1)
+        rows += _lane(lane, with_lines=len(check.lanes) > 1)
     if check.lanes:
         rows += [("time", _time(check)), *_cost(check)]
-    rows += warning_rows(check, path)
+    rows += _warnings(check, file)
+    window_s = parse_duration(window) if window else None
     if window_s is not None and (late := check.lines_beyond(window_s)):
         rows.append(("warning", f"{plural(late, 'line')} would expire: the window is {duration(window_s)}"))
     return rows
 
 
-def lane_rows(lane: LaneForecast, *, with_lines: bool) -> list[Row]:
+def _lane(lane: LaneForecast, *, with_lines: bool) -> list[Row]:
     """ "mx4 / model": limits and price, then what is emulated, dropped, not guaranteed, missing."""
-    label = f"{lane.provider}"
     facts = [f"{lane.model}:"] + ([plural(lane.lines, "line") + ","] if with_lines else [])
-    rows = [(label, f"{' '.join(facts)} {_limits(lane)}; {_price(lane)}")]
+    rows = [(lane.provider, f"{' '.join(facts)} {_limits(lane)}; {_price(lane)}")]
     notes = [*_emulated(lane), *_seeds(lane)]
     if notes:
         rows.append(("", "emulated: " + "; ".join(notes) if lane.emulated else "; ".join(notes)))
@@ -43,7 +45,7 @@ def lane_rows(lane: LaneForecast, *, with_lines: bool) -> list[Row]:
     return rows
 
 
-def warning_rows(check: InputCheck, path: str) -> list[Row]:
+def _warnings(check: InputCheck, file: Path) -> list[Row]:
     rows = []
     for kind, warned in check.warnings.items():
         if kind == "context":
@@ -51,7 +53,7 @@ def warning_rows(check: InputCheck, path: str) -> list[Row]:
             text = f"{count(warned.count)} {verb} {warned.message} ({listing(warned.lines)})"
         else:
             text = f"{warned.message} ({plural(warned.count, 'line')}: {listing(warned.lines)})"
-        rows.append(("warning", text + (f": batchmill check {path}" if warned.count > 5 else "")))
+        rows.append(("warning", text + (f": batchmill check {file}" if warned.count > 5 else "")))
     return rows
 
 

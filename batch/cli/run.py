@@ -141,9 +141,7 @@ def _look(job: Job, *, simulate: bool = False) -> tuple[InputCheck, Catalog]:
         pretended = rehearsal.pretended_catalog(job.settings)
         again = _check(job, pretended)
         found, catalog = (again, pretended) if again.is_valid else (found, catalog)
-    window_s = parse_duration(job.window) if job.window else None
-    rows = summary_rows(found, name=job.source.name, path=str(job.source), window_s=window_s)
-    say_facts(rows, styles=STYLES, to=STDERR)
+    say_facts(summary_rows(found, job.source, job.window), styles=STYLES, to=STDERR)
     if not found.is_valid:
         say_facts(problem_rows(found, limit=10), to=STDERR)
         raise InvalidRequest(f"{job.source} cannot be run as it is; nothing was sent")

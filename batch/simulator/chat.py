@@ -1,21 +1,25 @@
-"""Making a chat.completion: choices, finish reasons, usage, and the content faults.
+"""What the simulated model says: a chat.completion with its choices, usage and content faults.
 
-Owns: the object before it is sent, whole or as a stream.
-May not touch: HTTP, limits. Everything is drawn from answers.choice_key, so it repeats.
+Owns: the object before it is sent, words, the simulator's own token count, logprobs, truncation, stop strings.
+May not touch: HTTP, limits. Everything is drawn from (messages, seed, choice index), so it repeats. One word of
+prose is one token; JSON and prompts count 4 bytes a token.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from batch.simulator import answers
 from batch.simulator.checks import Asked
 from batch.simulator.config import CONTENT_FAULTS, SimulatorConfig
 from batch.simulator.personalities import Personality
 from batch.simulator.schemas import schema_value
+
+_SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ha", "ke", "li", "mo", "nu", "pa", "re", "si", "to", "vu", "za")
+WORDS = tuple(first + second for first in _SYLLABLES for second in _SYLLABLES)
 
 
 @dataclass(slots=True)
@@ -37,7 +41,7 @@ class Speaker:
 
     def complete(self, asked: Asked, number: int, created: int, fault: str | None) -> Completion:
         """The answer to `asked`; `number` names it and makes unseeded answers differ where told to."""
-        input_tokens = answers.prompt_tokens(asked.prompt_bytes)
+        input_tokens = prompt_tokens(asked.prompt_bytes)
         count = asked.n
         if fault == "wrong_n":
             count = max(1, asked.n - 1) if asked.n > 1 else 2
@@ -82,33 +86,33 @@ class Speaker:
             finish = "content_filter"
         logprobs = None
         if text and (asked.logprobs or asked.top_logprobs is not None):
-            logprobs = answers.logprobs_of(text, asked.top_logprobs or 0)
+            logprobs = _logprobs_of(text, asked.top_logprobs or 0)
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish}, tokens
 
     def _key(self, asked: Asked, index: int, number: int) -> bytes:
         if self._person.cached_answers and not _skips_cache(asked.body):
-            return answers.choice_key(asked.content, None, 0)
+            return _choice_key(asked.content, None, 0)
         seed = asked.seed
         if seed is None:
             salt = number if self._config.unseeded == "fresh" and asked.temperature > 0 else 0
-            return answers.choice_key(asked.content, None, 0 if asked.temperature == 0 else index, salt)
+            return _choice_key(asked.content, None, 0 if asked.temperature == 0 else index, salt)
         way = self._person.seed_per_choice
         if way == "plus_index":
-            return answers.choice_key(asked.content, seed + index, 0)
-        return answers.choice_key(asked.content, seed, 0 if way == "same" else index)
+            return _choice_key(asked.content, seed + index, 0)
+        return _choice_key(asked.content, seed, 0 if way == "same" else index)
 
     def _text(self, asked: Asked, key: bytes, fault: str | None) -> tuple[str, int, str]:
         is_json = asked.schema is not None
-        text = _json_text(asked.schema, key, fault) if is_json else answers.prose(key, self._config.answer_tokens)
+        text = _json_text(asked.schema, key, fault) if is_json else _prose(key, self._config.answer_tokens)
         finish = "stop"
         if asked.stops:
-            text = answers.cut_at_stop(text, asked.stops)
-        tokens = answers.tokens_in(text, is_json=is_json)
+            text = _cut_at_stop(text, asked.stops)
+        tokens = _tokens_in(text, is_json=is_json)
         allowed = asked.max_tokens
         if fault == "length":
             allowed = max(1, tokens // 2)
         if allowed is not None and tokens > allowed:
-            text, tokens, finish = answers.cut_to(text, allowed, is_json=is_json), allowed, "length"
+            text, tokens, finish = _cut_to(text, allowed, is_json=is_json), allowed, "length"
         return text, tokens, finish
 
     def _tool(self, asked: Asked) -> dict[str, Any] | None:
@@ -130,7 +134,7 @@ class Speaker:
         message = {"role": "assistant", "content": None, "refusal": None, "tool_calls": [call]}
         finish = "" if self._person.empty_finish_on_tools else "tool_calls"
         choice = {"index": index, "message": message, "logprobs": None, "finish_reason": finish}
-        return choice, answers.tokens_in(arguments, is_json=True)
+        return choice, _tokens_in(arguments, is_json=True)
 
     def _usage(self, asked: Asked, input_tokens: int, output_tokens: int) -> dict[str, Any]:
         usage: dict[str, Any] = {
@@ -152,7 +156,7 @@ class Speaker:
 def _json_text(schema: Any, key: bytes, fault: str | None) -> str:
     if fault == "schema_violation":
         return '{"not_what_was_asked":1}'
-    value = {"answer": answers.prose(key, 8)} if schema is True else schema_value(schema, key)
+    value = {"answer": _prose(key, 8)} if schema is True else schema_value(schema, key)
     text = orjson.dumps(value).decode()
     return text[: max(1, len(text) - 1)] + "," if fault == "invalid_json" else text
 
@@ -160,3 +164,49 @@ def _json_text(schema: Any, key: bytes, fault: str | None) -> str:
 def _skips_cache(body: dict[str, Any]) -> bool:
     told = body.get("mlx:cache")
     return isinstance(told, dict) and bool(told.get("skip"))
+
+
+def _choice_key(content: bytes, seed: int | None, index: int, salt: int = 0) -> bytes:
+    """The source of everything that one choice says."""
+    return hashlib.blake2b(b"%s|%d|%d|%d" % (content, -1 if seed is None else seed, index, salt)).digest()
+
+
+def _prose(key: bytes, tokens: int) -> str:
+    """`tokens` words."""
+    drawn = hashlib.shake_128(key).digest(tokens)
+    return " ".join([WORDS[byte] for byte in drawn])
+
+
+def _tokens_in(text: str, *, is_json: bool) -> int:
+    return (len(text) + 3) // 4 if is_json else text.count(" ") + 1 if text else 0
+
+
+def _cut_to(text: str, tokens: int, *, is_json: bool) -> str:
+    """The first `tokens` of `text`."""
+    return text[: tokens * 4] if is_json else " ".join(text.split(" ")[:tokens])
+
+
+def _cut_at_stop(text: str, stops: list[str]) -> str:
+    """Everything before the first stop string; the same text where none occurs."""
+    places = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
+    return text[: min(places)] if places else text
+
+
+def prompt_tokens(messages_bytes: int) -> int:
+    return 3 + messages_bytes // 4
+
+
+def _logprobs_of(text: str, top: int) -> dict[str, Any]:
+    """OpenAI's shape: an entry per word, with `top` alternatives."""
+    content = []
+    for position, word in enumerate(text.split(" ") if text else ()):
+        token = word if position == 0 else " " + word
+        logprob = -0.01 * (1 + len(word))
+        alternatives = [{"token": token, "logprob": logprob, "bytes": list(token.encode())}]
+        alternatives += [
+            {"token": f" alt{i}", "logprob": logprob - i, "bytes": list(f" alt{i}".encode())} for i in range(1, top)
+        ]
+        content.append({
+            "token": token, "logprob": logprob, "bytes": list(token.encode()), "top_logprobs": alternatives[:top],
+        })  # fmt: skip
+    return {"content": content, "refusal": None}

@@ -7,6 +7,7 @@ May not touch: limits, faults, answers.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,6 @@ from typing import Any
 
 import orjson
 
-from batch.simulator.answers import digest_of
 from batch.simulator.config import Behaviour, SimulatorConfig
 from batch.simulator.errors import Problem, invalid
 from batch.simulator.personalities import Personality
@@ -61,7 +61,7 @@ class Checker:
         if not isinstance(messages, list) or not messages:
             return self._refused("Invalid 'messages': expected an array with minimum length 1.", "messages")
         encoded = orjson.dumps(messages)
-        asked = Asked(body, model, digest_of(encoded), len(encoded))
+        asked = Asked(body, model, hashlib.sha256(encoded).digest(), len(encoded))
         for name in body:
             if name not in _ALWAYS and (problem := self._take(asked, name, body[name])):
                 return problem

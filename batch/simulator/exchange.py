@@ -15,8 +15,7 @@ import orjson
 
 from batch.clock import SYSTEM_CLOCK
 from batch.simulator import endpoints
-from batch.simulator.answers import prompt_tokens
-from batch.simulator.chat import Completion, Speaker
+from batch.simulator.chat import Completion, Speaker, prompt_tokens
 from batch.simulator.checks import Asked, Checker
 from batch.simulator.config import HTTP_FAULTS, TRANSPORT_FAULTS, Fault, SimulatorConfig
 from batch.simulator.delivery import broken_reply, completion_reply, error_event

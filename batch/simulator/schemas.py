@@ -14,6 +14,7 @@ from typing import Any
 from batch.simulator.patterns import matching_string
 
 _DEEP = 6
+_TRIES = 20
 _FORMATS = {
     "date-time": "2026-03-0{d}T12:00:00Z",
     "date": "2026-03-0{d}",
@@ -144,23 +145,21 @@ class _Generator:
             part = prefix[index] if index < len(prefix) else item
             if part is False:
                 break
-            value = self.value(part, depth + 1)
-            tries = 0
-            while schema.get("uniqueItems") and value in values and tries < 20:
-                value, tries = self.value(part, depth + 1), tries + 1
-            if not (schema.get("uniqueItems") and value in values):
-                values.append(value)
+            for _ in range(_TRIES):
+                value = self.value(part, depth + 1)
+                if not schema.get("uniqueItems") or value not in values:
+                    values.append(value)
+                    break
         return values
 
     def _string(self, schema: dict[str, Any]) -> str:
         least = int(schema.get("minLength", 0))
         most = int(schema.get("maxLength", max(least, 4096)))
         if isinstance(schema.get("pattern"), str):
-            text = matching_string(schema["pattern"], self.draw)
-            for _ in range(20):
+            for _ in range(_TRIES):
+                text = matching_string(schema["pattern"], self.draw)
                 if least <= len(text) <= most:
                     break
-                text = matching_string(schema["pattern"], self.draw)
             return text
         if schema.get("format") in _FORMATS:
             return _FORMATS[schema["format"]].format(d=1 + self.draw(9))
@@ -170,8 +169,8 @@ class _Generator:
         return text[:most]
 
     def _number(self, schema: dict[str, Any], kind: str) -> int | float:
-        low = _bound(schema, "minimum", "exclusiveMinimum", 1)
-        high = _bound(schema, "maximum", "exclusiveMaximum", -1)
+        low = max(_bounds(schema, "minimum", "exclusiveMinimum", 1), default=None)
+        high = min(_bounds(schema, "maximum", "exclusiveMaximum", -1), default=None)
         step = schema.get("multipleOf", 1)
         if low is None:
             low = 0.0 if high is None or high >= 0 else high - 100 * step
@@ -184,16 +183,10 @@ class _Generator:
         return (low + high) / 2
 
 
-def _bound(schema: dict[str, Any], inclusive: str, exclusive: str, inward: int) -> float | None:
-    limits: list[float] = []
-    if isinstance(schema.get(inclusive), int | float):
-        limits.append(schema[inclusive])
-    if isinstance(schema.get(exclusive), int | float) and not isinstance(schema[exclusive], bool):
-        step = schema.get("multipleOf", 1 if schema.get("type") == "integer" else 1e-6)
-        limits.append(schema[exclusive] + inward * step)
-    if not limits:
-        return None
-    return max(limits) if inward > 0 else min(limits)
+def _bounds(schema: dict[str, Any], inclusive: str, exclusive: str, inward: int) -> list[float]:
+    step = schema.get("multipleOf", 1 if schema.get("type") == "integer" else 1e-6)
+    told = [(schema.get(inclusive), 0), (schema.get(exclusive), inward * step)]
+    return [bound + shift for bound, shift in told if isinstance(bound, int | float) and not isinstance(bound, bool)]
 
 
 def _kind(schema: dict[str, Any], draw: Any) -> str:
