@@ -13,7 +13,6 @@ import openai
 import pytest
 from openai import OpenAI
 
-from batch.clock import FakeClock
 from batch.operations.bells import SilentBells
 from batch.operations.deliver_webhooks import DeliveryReport, backoff_ms, deliver_webhooks
 from batch.operations.webhook_endpoints import create_endpoint, rotate_endpoint_secret
@@ -24,6 +23,7 @@ from batch.storage import projects, webhooks
 from batch.storage.engine import Database, db_now
 from batch.storage.tables import webhook_deliveries
 from tests.harness.api import RunningApi
+from tests.harness.clock import FakeClock
 
 
 class Receiver:

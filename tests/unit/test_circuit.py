@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch.clock import FakeClock
 from batch.domain.circuit import IN_A_ROW, Circuit, RetryBudget
 from batch.domain.outcome import Failure, FailureKind, Success
+from tests.harness.clock import FakeClock
 from workers.breaker import Breakers
 
 OK = Success(200, b"{}", {})

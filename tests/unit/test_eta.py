@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from batch.clock import FakeClock
 from batch.operations.eta import RateBook, measure_pace
+from tests.harness.clock import FakeClock
 
 
 def watch(total: int, per_s: float, look_every_s: float, first_s: float):

@@ -10,12 +10,12 @@ import httpx
 import orjson
 import pytest
 
-from batch.clock import FakeClock
 from batch.domain.outcome import Failure, FailureKind, Outcome, Success
 from batch.providers.adapter import Adapter, join_url
 from batch.providers.catalog import Catalog
 from batch.providers.transport import HttpxSeam
 from batch.settings import Settings
+from tests.harness.clock import FakeClock
 
 KEY = "sk-very-secret-key-1234"
 CHAT = "/v1/chat/completions"

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from batch.clock import FakeClock
 from batch.domain.outcome import Failure, FailureKind
 from batch.domain.progress import LineState, Progress
 from batch.domain.retry import RULES, Action, LaneFacts, decide
+from tests.harness.clock import FakeClock
 
 K = FailureKind
 NOW = 1_790_000_000.0
