@@ -2,7 +2,7 @@
 
 Owns: durable atomic writes, ranged reads in constant memory, names that cannot be guessed or escape.
 A blob appears under its name whole or not at all; `file://` blobs and their directories are fsynced
-before the writer's block ends, so a row that names a blob may be committed right after.
+by the writer's commit, so a row that names a blob may be committed right after.
 May not touch: rows. Serves upload, ingest, finalize and download.
 """
 
@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -62,7 +62,7 @@ class BlobStore:
             )
 
     def writer(self, name: str) -> BlobWriter:
-        """A context manager; the blob exists after a clean exit and never after an exception."""
+        """The blob exists once the writer commits, and never when it aborts."""
         return BlobWriter(self._store, _checked(name), self.root)
 
     def read(
@@ -73,42 +73,28 @@ class BlobStore:
         block = chunk_bytes if self.root else max(chunk_bytes, PART_BYTES)
         while start < stop:
             upto = min(start + block, stop)
-            try:
+            with _faults_of(name):
                 data = obstore.get_range(self._store, _checked(name), start=start, end=upto).to_bytes()
-            except (OSError, BaseError) as error:
-                raise _translated(error, name) from None
             if not data:
                 return
             yield data
             start += len(data)
 
-    def read_bytes(self, name: str, start: int, length: int) -> bytes:
-        """Exactly bytes [start, start + length) in one piece; the caller bounds `length`."""
-        return b"".join(self.read(name, start, start + length, max(length, 1)))
-
     def size(self, name: str) -> int:
-        try:
+        with _faults_of(name):
             return int(obstore.head(self._store, _checked(name))["size"])
-        except (OSError, BaseError) as error:
-            raise _translated(error, name) from None
 
     def delete(self, name: str) -> None:
         """Remove a blob; a missing one is no error."""
-        try:
+        with _faults_of(name), suppress(FileNotFoundError):
             obstore.delete(self._store, _checked(name))
-        except FileNotFoundError:
-            return
-        except (OSError, BaseError) as error:
-            raise _translated(error, name) from None
 
     def list(self, prefix: str = "") -> Iterator[tuple[str, int, int]]:
         """(name, size in bytes, modified in ms since the epoch) of each whole blob under `prefix`."""
-        try:
+        with _faults_of(prefix):
             for page in obstore.list(self._store, prefix or None, chunk_size=500):
                 for item in page:
                     yield item["path"], int(item["size"]), int(item["last_modified"].timestamp() * 1000)
-        except (OSError, BaseError) as error:
-            raise _translated(error, prefix) from None
 
     def drop_unfinished(self, modified_before_ms: int) -> int:
         """Remove half-written local files of dead writers; returns how many.
@@ -126,11 +112,8 @@ class BlobStore:
 
     def check(self) -> None:
         """Raises Unavailable when the store cannot be listed (readiness)."""
-        try:
-            for _ in obstore.list(self._store, "inputs/00", chunk_size=1):
-                break
-        except (OSError, BaseError) as error:
-            raise _translated(error, "") from None
+        with _faults_of(""):
+            next(iter(obstore.list(self._store, "inputs/00", chunk_size=1)), None)
 
 
 class BlobWriter:
@@ -143,40 +126,25 @@ class BlobWriter:
         self._file: Any = obstore.open_writer(store, name, buffer_size=PART_BYTES, max_concurrency=4)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        try:
+        with _faults_of(self.name):
             self._file.write(data)
-        except (OSError, BaseError) as error:
-            raise _translated(error, self.name) from None
         self.size += len(data)
 
     def commit(self) -> None:
-        """Make the blob durable and visible. Called by a clean exit of the block."""
-        try:
+        """Make the blob durable and visible."""
+        with _faults_of(self.name):
             self._file.close()
             if self._root is not None:
                 _sync_to_disk(self._root, self._root / self.name)
-        except (OSError, BaseError) as error:
-            raise _translated(error, self.name) from None
         self._file = None
 
     def abort(self) -> None:
-        """Forget what was written; nothing appears under the name."""
+        """Forget what was written and not committed; nothing appears under the name."""
         self._file = None
         if self._root is not None:
             target = self._root / self.name
             for staged in target.parent.glob(target.name + "#*"):
                 staged.unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.commit()
-        else:
-            self.abort()
 
 
 def _checked(name: str) -> str:
@@ -188,12 +156,9 @@ def _checked(name: str) -> str:
 def _sync_to_disk(root: Path, path: Path) -> None:
     """The file, then each directory up to the root: a fresh directory's own entry must survive too."""
     _fsync(path, os.O_RDONLY)
-    directory = path.parent
-    while True:
-        _fsync(directory, os.O_RDONLY | os.O_DIRECTORY)
-        if directory == root:
-            return
-        directory = directory.parent
+    while path != root:
+        path = path.parent
+        _fsync(path, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def _fsync(path: Path, flags: int) -> None:
@@ -204,7 +169,11 @@ def _fsync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
-def _translated(error: Exception, name: str) -> NotFound | Unavailable:
-    if isinstance(error, FileNotFoundError):
-        return NotFound(f"no such blob: {name}")
-    return Unavailable(f"the file store does not answer ({type(error).__name__})")
+@contextmanager
+def _faults_of(name: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise NotFound(f"no such blob: {name}") from None
+    except (OSError, BaseError) as error:
+        raise Unavailable(f"the file store does not answer ({type(error).__name__})") from None

@@ -128,8 +128,9 @@ def test_deleted_files_lose_their_bytes_and_orphans_are_swept(place: Place, monk
     assert client.get(f"/v1/files/{gone}/content").status_code == 404
     eventually(lambda: retention.remove_deleted_bytes(place.world) or len(place.blobs()) < len(before), what="removal")
     orphan = new_blob_name("inputs")
-    with place.world.blobs.writer(orphan) as writer:
-        writer.write(b"x" * 10)
+    writer = place.world.blobs.writer(orphan)
+    writer.write(b"x" * 10)
+    writer.commit()
     retention.sweep_orphan_blobs(place.world)
     assert orphan in place.blobs(), "too young: its row may be on the way"
     monkeypatch.setattr(retention, "ORPHAN_AFTER_S", -3600)

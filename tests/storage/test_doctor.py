@@ -166,8 +166,9 @@ def test_a_job_that_nobody_does_is_found_and_rung(world: World) -> None:
 
 def test_old_bytes_without_a_file_are_found_and_removed(sqlite_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world = sqlite_world
-    with world.blobs.writer("inputs/aa/aa11") as writer:
-        writer.write(b"left behind")
+    writer = world.blobs.writer("inputs/aa/aa11")
+    writer.write(b"left behind")
+    writer.commit()
     monkeypatch.setattr(doctor, "ORPHAN_AFTER_S", -10)
     monkeypatch.setattr(retention, "ORPHAN_AFTER_S", -10)
     assert findings(world)["orphans"].verdict == "warning"

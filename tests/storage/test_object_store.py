@@ -38,12 +38,13 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[BlobStore]:
 def test_a_blob_of_several_parts_is_written_read_listed_and_deleted(store: BlobStore) -> None:
     """Multipart above 8 MB; ranges on reading."""
     block = bytes(range(256)) * 4096
-    with store.writer("inputs/ab/abc") as writer:
-        for _ in range(20):
-            writer.write(block)
+    writer = store.writer("inputs/ab/abc")
+    for _ in range(20):
+        writer.write(block)
+    writer.commit()
     assert store.size("inputs/ab/abc") == writer.size == 20 * len(block)
     assert b"".join(store.read("inputs/ab/abc")) == block * 20
-    assert store.read_bytes("inputs/ab/abc", 300, 50) == (block * 2)[300:350]
+    assert b"".join(store.read("inputs/ab/abc", 300, 350)) == (block * 2)[300:350]
     assert [(name, size) for name, size, _ in store.list("inputs")] == [("inputs/ab/abc", 20 * len(block))]
     store.delete("inputs/ab/abc")
     store.delete("inputs/ab/abc")
@@ -53,9 +54,9 @@ def test_a_blob_of_several_parts_is_written_read_listed_and_deleted(store: BlobS
 
 def test_nothing_appears_of_a_writer_that_failed(store: BlobStore) -> None:
     """What was sent of it ends with the bucket's rule for unfinished uploads."""
-    with pytest.raises(RuntimeError), store.writer("inputs/a") as writer:
-        writer.write(b"x" * 20_000_000)
-        raise RuntimeError
+    writer = store.writer("inputs/a")
+    writer.write(b"x" * 20_000_000)
+    writer.abort()
     assert list(store.list("inputs")) == []
 
 

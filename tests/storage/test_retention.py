@@ -93,8 +93,9 @@ def test_blobs_without_a_row_go_after_a_day(world: World) -> None:
     kept = get_file(world, default_project(world).id, upload(world, jsonl([request_line("a")]))).blob
     orphans = [new_blob_name("inputs"), new_blob_name("outputs")]
     for name in orphans:
-        with world.blobs.writer(name) as writer:
-            writer.write(b"x")
+        writer = world.blobs.writer(name)
+        writer.write(b"x")
+        writer.commit()
     assert retention.sweep_orphan_blobs(world) == 0
     root = world.blobs.root
     assert root is not None

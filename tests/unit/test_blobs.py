@@ -18,8 +18,9 @@ def store(tmp_path: Path) -> BlobStore:
 
 
 def put(store: BlobStore, name: str, content: bytes) -> None:
-    with store.writer(name) as writer:
-        writer.write(content)
+    writer = store.writer(name)
+    writer.write(content)
+    writer.commit()
 
 
 def test_a_blob_is_read_back_in_ranges(store: BlobStore) -> None:
@@ -28,7 +29,6 @@ def test_a_blob_is_read_back_in_ranges(store: BlobStore) -> None:
     put(store, "inputs/ab/abc", content)
     assert b"".join(store.read("inputs/ab/abc", chunk_bytes=1000)) == content
     assert b"".join(store.read("inputs/ab/abc", 10, 20)) == content[10:20]
-    assert store.read_bytes("inputs/ab/abc", 300, 50) == content[300:350]
     assert store.size("inputs/ab/abc") == len(content)
 
 
@@ -40,9 +40,9 @@ def test_an_empty_blob_exists(store: BlobStore) -> None:
 
 def test_nothing_appears_of_a_writer_that_failed(store: BlobStore) -> None:
     """Not under the name, and no half-written file stays."""
-    with pytest.raises(RuntimeError), store.writer("inputs/a") as writer:
-        writer.write(b"x" * 20_000_000)
-        raise RuntimeError
+    writer = store.writer("inputs/a")
+    writer.write(b"x" * 20_000_000)
+    writer.abort()
     with pytest.raises(NotFound):
         store.size("inputs/a")
     assert store.root is not None
@@ -51,10 +51,11 @@ def test_nothing_appears_of_a_writer_that_failed(store: BlobStore) -> None:
 
 def test_nothing_is_visible_before_the_commit(store: BlobStore) -> None:
     """A reader never sees a part."""
-    with store.writer("inputs/a") as writer:
-        writer.write(b"x" * 20_000_000)
-        assert list(store.list("inputs")) == []
-        assert writer.size == 20_000_000
+    writer = store.writer("inputs/a")
+    writer.write(b"x" * 20_000_000)
+    assert list(store.list("inputs")) == []
+    assert writer.size == 20_000_000
+    writer.commit()
     assert [name for name, _, _ in store.list("inputs")] == ["inputs/a"]
 
 
