@@ -12,8 +12,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -77,8 +76,7 @@ PENDING_WEBHOOKS = _gauge("pending_webhook_deliveries", "Webhooks waiting to be 
 LIVE_WORKERS = _gauge("live_workers", "Worker processes with a recent heartbeat")
 
 
-@dataclass(frozen=True, slots=True)
-class Measure:
+class Measure(NamedTuple):
     """One metric that an event moves. `by` names the field that holds the amount; without it, 1.
 
     Counters add, gauges set, histograms observe. `fixed` gives labels that are not fields.
@@ -86,11 +84,10 @@ class Measure:
 
     metric: MetricWrapperBase
     by: str | None = None
-    fixed: tuple[tuple[str, str], ...] = ()
+    fixed: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     level: Literal["debug", "info", "warning", "error"]
     measures: tuple[Measure, ...] = ()
 
@@ -101,17 +98,17 @@ EVENTS: dict[str, Event] = {
     "http_failed": Event("error"),
     "api_started": Event("info"),
     "metrics_served": Event("info"),
-    "file_received": Event("info", (Measure(FILES_BYTES, "size_bytes", (("direction", "in"),)),)),
-    "file_sent": Event("info", (Measure(FILES_BYTES, "size_bytes", (("direction", "out"),)),)),
-    "webhook_delivered": Event("info", (Measure(WEBHOOKS, None, (("outcome", "delivered"),)),)),
-    "webhook_failed": Event("warning", (Measure(WEBHOOKS, None, (("outcome", "failed"),)),)),
-    "webhook_given_up": Event("error", (Measure(WEBHOOKS, None, (("outcome", "given_up"),)),)),
+    "file_received": Event("info", (Measure(FILES_BYTES, "size_bytes", {"direction": "in"}),)),
+    "file_sent": Event("info", (Measure(FILES_BYTES, "size_bytes", {"direction": "out"}),)),
+    "webhook_delivered": Event("info", (Measure(WEBHOOKS, None, {"outcome": "delivered"}),)),
+    "webhook_failed": Event("warning", (Measure(WEBHOOKS, None, {"outcome": "failed"}),)),
+    "webhook_given_up": Event("error", (Measure(WEBHOOKS, None, {"outcome": "given_up"}),)),
     "batch_state": Event("info", (Measure(BATCHES),)),
     "lines_ended": Event("debug", (Measure(LINES, "lines"),)),
     "call_ended": Event("debug", (Measure(CALLS), Measure(CALL_SECONDS, "seconds"))),
     "tokens_billed": Event("debug", (
-        Measure(TOKENS, "input_tokens", (("direction", "input"),)),
-        Measure(TOKENS, "output_tokens", (("direction", "output"),)),
+        Measure(TOKENS, "input_tokens", {"direction": "input"}),
+        Measure(TOKENS, "output_tokens", {"direction": "output"}),
         Measure(COST, "cost_usd"),
     )),
     "attempt_failed": Event("error"),
@@ -127,8 +124,8 @@ EVENTS: dict[str, Event] = {
     "lane_load": Event("debug", (
         Measure(IN_FLIGHT, "in_flight"),
         Measure(WINDOW, "window"),
-        Measure(ESTIMATE_ERROR, "input_error", (("direction", "input"),)),
-        Measure(ESTIMATE_ERROR, "output_error", (("direction", "output"),)),
+        Measure(ESTIMATE_ERROR, "input_error", {"direction": "input"}),
+        Measure(ESTIMATE_ERROR, "output_error", {"direction": "output"}),
     )),
     "limit_used": Event("debug", (Measure(PACE_USED, "ratio"),)),
     "pacing_alone": Event("warning"),
@@ -139,8 +136,8 @@ EVENTS: dict[str, Event] = {
     "lease_lost": Event("warning", (Measure(LEASES_LOST),)),
     "results_recorded": Event("debug", (Measure(GROUPS, "rows"), Measure(RECORD_SECONDS, "seconds"))),
     "result_dropped": Event("warning", (Measure(RESULTS_DROPPED),)),
-    "sweep_done": Event("debug", (Measure(SWEEPS, None, (("outcome", "done"),)),)),
-    "sweep_failed": Event("error", (Measure(SWEEPS, None, (("outcome", "failed"),)),)),
+    "sweep_done": Event("debug", (Measure(SWEEPS, None, {"outcome": "done"}),)),
+    "sweep_failed": Event("error", (Measure(SWEEPS, None, {"outcome": "failed"}),)),
     "conservation_broken": Event("error"),
     "storage_retry": Event("warning"),
     "worker_started": Event("info"),
@@ -159,7 +156,9 @@ def emit(name: str, /, **fields: Any) -> None:
     """
     event = EVENTS[name]
     for measure in event.measures:
-        _move(measure, fields)
+        amount = 1 if measure.by is None else fields.get(measure.by)
+        if amount is not None:
+            _mover(measure, fields)(amount)
     if _LEVELS[event.level] >= _threshold:
         getattr(_log, event.level)(name, **fields)
 
@@ -181,32 +180,15 @@ def bind(name: str, /, **labels: Any) -> Callable[..., None]:
     return move
 
 
-def _mover(measure: Measure, labels: Mapping[str, Any]) -> Callable[[float], None]:
+def _mover(measure: Measure, fields: Mapping[str, Any]) -> Callable[[float], None]:
+    """What moves the metric that has these labels."""
     metric: Any = measure.metric
-    names = metric._labelnames  # prometheus_client has no public name for it
-    if names:
-        fixed = dict(measure.fixed)
-        metric = metric.labels(*(str(fixed.get(label, labels.get(label, ""))) for label in names))
-    if isinstance(measure.metric, Counter):
-        return cast(Callable[[float], None], metric.inc)
-    return cast(Callable[[float], None], metric.observe if isinstance(measure.metric, Histogram) else metric.set)
-
-
-def _move(measure: Measure, fields: Mapping[str, Any]) -> None:
-    amount = 1 if measure.by is None else fields.get(measure.by)
-    if amount is None:
-        return
-    metric: Any = measure.metric
-    names = metric._labelnames  # prometheus_client has no public name for it
-    if names:
-        fixed = dict(measure.fixed)
-        metric = metric.labels(*(str(fixed.get(label, fields.get(label, ""))) for label in names))
-    if isinstance(measure.metric, Counter):
-        metric.inc(amount)
-    elif isinstance(measure.metric, Histogram):
-        metric.observe(amount)
-    else:
-        metric.set(amount)
+    if names := metric._labelnames:  # prometheus_client has no public name for it
+        labels = {**fields, **measure.fixed}
+        metric = metric.labels(*(str(labels.get(name, "")) for name in names))
+    verb = {Counter: "inc", Gauge: "set", Histogram: "observe"}[type(measure.metric)]
+    move: Callable[[float], None] = getattr(metric, verb)
+    return move
 
 
 def configure_logs(log_format: str = "console", log_level: str = "info") -> None:
