@@ -41,18 +41,28 @@ class Grant(NamedTuple):
 class Window:
     """At most `cap` units in any `window_s` seconds, remembered in parts; errs towards fewer."""
 
+    width: float
     parts: dict[int, float] = field(default_factory=dict)
     total: float = 0.0
 
-    def forget(self, now: float, width: float) -> int:
-        index = int(now // width)
+    def forget(self, now: float) -> int:
+        """What is too old; the index of the part that `now` belongs to."""
+        index = int(now // self.width)
         for old in [i for i in self.parts if i < index - WINDOW_PARTS]:
             self.total -= self.parts.pop(old)
         return index
 
-    def add(self, index: int, amount: float) -> None:
+    def add(self, now: float, amount: float) -> None:
+        index = self.forget(now)
         self.parts[index] = self.parts.get(index, 0.0) + amount
         self.total += amount
+
+    def wait(self, now: float, cost: Cost, dim: Dimension) -> float:
+        """Seconds until `cost` fits; an empty window takes anything."""
+        self.forget(now)
+        if self.total <= 0 or self.total + cost.of(dim.unit) <= dim.cap:
+            return 0.0
+        return (min(self.parts) + WINDOW_PARTS + 1) * self.width - now
 
 
 @dataclass(slots=True)
@@ -71,7 +81,7 @@ class Meter:
         cursor = max(now, self.held_until)
         for cost in costs:
             slot = max([cursor, *(self._earliest(now, dim) for dim in dims if cost.of(dim.unit) > 0)])
-            wait = max([slot - now, *(self._window_wait(now, dim, cost) for dim in dims if dim.window_s)])
+            wait = max([slot - now, *(self._window(dim).wait(now, cost, dim) for dim in dims if dim.window_s)])
             if wait > ahead_s:
                 return Grant(slots, wait)
             for dim in dims:
@@ -88,8 +98,7 @@ class Meter:
                 moved = self._arrival(now, dim) + amount / (dim.rate * use)
                 self.arrivals[dim.name] = max(now - dim.tolerance_s, moved)
                 if dim.window_s:
-                    window = self.windows.setdefault(dim.name, Window())
-                    window.add(window.forget(now, dim.window_s / WINDOW_PARTS), amount)
+                    self._window(dim).add(now, amount)
 
     def hold(self, now: float, wait_s: float) -> None:
         """Nothing before now + wait_s: the provider asked for it."""
@@ -109,13 +118,7 @@ class Meter:
             return
         self.arrivals[dim.name] = max(self._arrival(now, dim), slot) + amount / (dim.rate * use)
         if dim.window_s:
-            window = self.windows.setdefault(dim.name, Window())
-            window.add(window.forget(now, dim.window_s / WINDOW_PARTS), amount)
+            self._window(dim).add(now, amount)
 
-    def _window_wait(self, now: float, dim: Dimension, cost: Cost) -> float:
-        window = self.windows.setdefault(dim.name, Window())
-        width = dim.window_s / WINDOW_PARTS
-        window.forget(now, width)
-        if window.total <= 0 or window.total + cost.of(dim.unit) <= dim.cap:
-            return 0.0
-        return (min(window.parts) + WINDOW_PARTS + 1) * width - now
+    def _window(self, dim: Dimension) -> Window:
+        return self.windows.setdefault(dim.name, Window(dim.window_s / WINDOW_PARTS))

@@ -43,32 +43,17 @@ class Limits:
     @property
     def has_rate(self) -> bool:
         """True when any requests-or-tokens rate is known (then concurrency is only a safety net)."""
-        return any(getattr(self, f.name) is not None for f in fields(self) if "_per_" in f.name)
+        return any(getattr(self, name) is not None for name in _RATE_FIELDS)
 
     @property
     def counts_tokens(self) -> bool:
         """True when a limit on tokens is known, so that a call's estimate matters."""
-        return (
-            self.tokens_per_minute is not None
-            or self.tokens_per_day is not None
-            or self.input_tokens_per_minute is not None
-            or self.output_tokens_per_minute is not None
-        )
+        return any(getattr(self, name) is not None for name in _TOKEN_FIELDS)
 
     @property
     def requests_per_second_bound(self) -> float | None:
         """The tightest of the request rates, as requests per second."""
-        rates = [
-            rate / seconds
-            for rate, seconds in (
-                (self.requests_per_second, 1.0),
-                (self.requests_per_minute, 60.0),
-                (self.requests_per_hour, 3600.0),
-                (self.requests_per_day, 86_400.0),
-            )
-            if rate is not None
-        ]
-        return min(rates) if rates else None
+        return min((dim.rate for dim in dimensions(self) if dim.unit == "request"), default=None)
 
     def to_json(self) -> dict[str, Any]:
         shown = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "configured"}
@@ -122,31 +107,34 @@ class Dimension:
     cap: float = 0.0
 
 
+# A dimension's name and unit, the limit that states it, the period of that in seconds. From an hour on a window
+# counts besides the pace; of the two short request rates, without tolerance, the tighter one implies the other.
+_METERED: tuple[tuple[str, Unit, str, int], ...] = (
+    ("r", "request", "requests_per_second", 1),
+    ("r", "request", "requests_per_minute", 60),
+    ("t", "tokens", "tokens_per_minute", 60),
+    ("i", "input", "input_tokens_per_minute", 60),
+    ("o", "output", "output_tokens_per_minute", 60),
+    ("rh", "request", "requests_per_hour", HOUR_S),
+    ("rd", "request", "requests_per_day", DAY_S),
+    ("td", "tokens", "tokens_per_day", DAY_S),
+)
+
+
 def dimensions(limits: Limits) -> tuple[Dimension, ...]:
     """What a pacer meters for these limits; empty when no rate is known. Concurrency stands apart."""
-    found: list[Dimension] = []
-    short = [
-        rate
-        for rate in (limits.requests_per_second, _per_second(limits.requests_per_minute, 60))
-        if rate is not None
-    ]
-    if short:  # without tolerance the tighter one implies the other
-        found.append(Dimension("r", "request", min(short)))
-    for name, unit, per_minute in (
-        ("t", "tokens", limits.tokens_per_minute),
-        ("i", "input", limits.input_tokens_per_minute),
-        ("o", "output", limits.output_tokens_per_minute),
-    ):
-        if per_minute is not None:
-            found.append(Dimension(name, unit, per_minute / 60, TOKEN_TOLERANCE_S))  # type: ignore[arg-type]
-    for name, unit, amount, window in (
-        ("rh", "request", limits.requests_per_hour, HOUR_S),
-        ("rd", "request", limits.requests_per_day, DAY_S),
-        ("td", "tokens", limits.tokens_per_day, DAY_S),
-    ):
-        if amount is not None:
-            found.append(Dimension(name, unit, amount / window, window * BURST_SHARE, window, amount))  # type: ignore[arg-type]
-    return tuple(found)
+    found: dict[str, Dimension] = {}
+    for name, unit, stated, period_s in _METERED:
+        amount = getattr(limits, stated)
+        if amount is None:
+            continue
+        if period_s >= HOUR_S:
+            dim = Dimension(name, unit, amount / period_s, period_s * BURST_SHARE, period_s, amount)
+        else:
+            dim = Dimension(name, unit, amount / period_s, 0.0 if unit == "request" else TOKEN_TOLERANCE_S)
+        if name not in found or dim.rate < found[name].rate:
+            found[name] = dim
+    return tuple(found.values())
 
 
 def start_utilisation(limits: Limits) -> tuple[float, float]:
@@ -158,8 +146,5 @@ def start_utilisation(limits: Limits) -> tuple[float, float]:
     return fixed, fixed + 0.005
 
 
-def _per_second(amount: float | None, seconds: int) -> float | None:
-    return None if amount is None else amount / seconds
-
-
 _RATE_FIELDS = frozenset(f.name for f in fields(Limits) if "_per_" in f.name)
+_TOKEN_FIELDS = tuple(name for name in _RATE_FIELDS if "tokens_per_" in name)
