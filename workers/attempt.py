@@ -12,8 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from batch.completions.calls import Call
-from batch.domain.outcome import Failure, FailureKind, Outcome, Success, Usage
-from batch.domain.usage import read_usage
+from batch.domain.outcome import Failure, FailureKind, Outcome, Success, Usage, read_usage
 from batch.telemetry import bind, emit
 from workers.estimates import Estimates
 from workers.executor import LineRun

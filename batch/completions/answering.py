@@ -28,8 +28,7 @@ from batch.completions.schema import Schema, SchemaCache
 from batch.completions.tokens import estimate_usage
 from batch.completions.whole import is_whole, whole_body
 from batch.domain.errors import InvalidRequest
-from batch.domain.outcome import Success, Usage
-from batch.domain.usage import read_usage
+from batch.domain.outcome import Success, Usage, read_usage
 
 # A shared prompt of this size is worth warming the provider's prefix cache with one call first.
 WARM_PROMPT_BYTES = 6_000

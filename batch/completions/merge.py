@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from batch.domain.outcome import Success, Usage
-from batch.domain.usage import read_usage
+from batch.domain.outcome import Success, Usage, read_usage
 
 _OPENAI_BODY = frozenset(
     {"id", "object", "created", "model", "choices", "usage", "service_tier", "system_fingerprint"}

@@ -13,7 +13,6 @@ from batch.completions.cards import Support
 from batch.completions.ladder import is_emulated
 from batch.completions.merge import describe_calls
 from batch.completions.plan import Plan
-from batch.domain.usage import write_usage
 
 if TYPE_CHECKING:
     from batch.completions.answering import Answering
@@ -146,7 +145,7 @@ def _describe_records(line: Answering, note: dict[str, Any]) -> None:
         if records[0].headers:
             note["headers"] = records[0].headers
     elif records:
-        note["billed"] = write_usage(line.billed)
+        note["billed"] = line.billed._asdict()
         note["upstream"] = describe_calls(records)
         marks = _served(line, "system_fingerprint")
         if len(marks) > 1:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from batch.clock import Clock
 from batch.domain.outcome import FailureKind
-from batch.domain.retry import Chance
 
 OUTAGES: frozenset[FailureKind] = frozenset(
     {
@@ -67,7 +67,7 @@ class Circuit:
         self.open_s = FIRST_OPEN_S
         return was_down
 
-    def fail(self, now: float, rng: Chance, retry_after_s: float | None = None) -> bool:
+    def fail(self, now: float, rng: Clock, retry_after_s: float | None = None) -> bool:
         """An outage. True when that opened the circuit. Failures of calls sent before it opened count once."""
         self.failures += 1
         if self.opened_at is not None:
@@ -86,7 +86,7 @@ class Circuit:
         """The probe was not sent after all (cancelled, paused): the next caller may be it."""
         self.probing_since = None
 
-    def _open_until(self, now: float, rng: Chance, retry_after_s: float | None) -> None:
+    def _open_until(self, now: float, rng: Clock, retry_after_s: float | None) -> None:
         self.probing_since = None
         wait = rng.uniform(self.open_s / 2, self.open_s)
         self.try_at = now + max(wait, min(retry_after_s or 0.0, LONGEST_OPEN_S))

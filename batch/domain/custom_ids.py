@@ -20,9 +20,6 @@ class SeenIds:
         self._buckets = [array("q") for _ in range(_BUCKETS)]
         self._appends = [bucket.append for bucket in self._buckets]
 
-    def __len__(self) -> int:
-        return sum(map(len, self._buckets))
-
     def add(self, custom_id: str) -> None:
         code = hash(custom_id)
         self._appends[code & (_BUCKETS - 1)](code)

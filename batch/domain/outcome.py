@@ -66,6 +66,32 @@ class Usage(NamedTuple):
 NO_USAGE = Usage()
 
 
+def read_usage(usage: Any) -> Usage:
+    """`usage` as a provider sent it, or None, of chat completions, /v1/responses or /v1/embeddings. Missing and odd
+    values count as 0."""
+    if type(usage) is not dict:
+        return NO_USAGE
+    get = usage.get
+    prompt = get("prompt_tokens")
+    if prompt is None:
+        prompt = get("input_tokens")
+    completion = get("completion_tokens")
+    if completion is None:
+        completion = get("output_tokens")
+    of_prompt = get("prompt_tokens_details") or get("input_tokens_details")
+    of_completion = get("completion_tokens_details") or get("output_tokens_details")
+    return Usage(
+        prompt if type(prompt) is int and prompt > 0 else 0,
+        _count(of_prompt.get("cached_tokens")) if type(of_prompt) is dict else 0,
+        completion if type(completion) is int and completion > 0 else 0,
+        _count(of_completion.get("reasoning_tokens")) if type(of_completion) is dict else 0,
+    )
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and value > 0 else 0
+
+
 @dataclass(slots=True)
 class Success:
     """HTTP 200 with a readable JSON object.
@@ -82,7 +108,6 @@ class Success:
     rate_headers: Mapping[str, str] = field(default_factory=dict)
     request_id: str | None = None
     latency_s: float = 0.0
-    first_byte_s: float | None = None
     cost_usd: float | None = None  # the provider's own figure (header or usage), if it gives one
 
 

@@ -1,15 +1,17 @@
 """What one line has behind it: the state that outlives a give-back, kept in `line_progress`.
 
 Owns: LineState (attempts by cause, waits, refusals) and Progress (that state beside the kept choices of
-completions.answering), to and from JSON. Reading is lenient: an older or damaged row starts anew
-rather than stopping a line. May not touch: decisions (domain.retry), storage.
+completions.answering), to and from JSON. Reading is lenient: a damaged row starts anew rather than
+stopping a line. May not touch: decisions (domain.retry), storage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+import msgspec
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,31 +46,6 @@ class LineState:
         """An answer came (perhaps one of several choices): waits in a row are over."""
         return replace(self, waits=0, patience=0, refused_at=None)
 
-    def to_json(self) -> dict[str, Any]:
-        """Only what differs from a fresh line, so that rows stay small."""
-        full: dict[str, Any] = {
-            "attempts": self.attempts, "content": self.content, "waits": self.waits, "patience": self.patience,
-            "refused_at": self.refused_at, "failed_at": self.failed_at,
-            "causes": dict(self.causes), "here": dict(self.here), "last_error": self.last_error,
-        }
-        return {key: value for key, value in full.items() if value}
-
-    @classmethod
-    def from_json(cls, data: Any) -> LineState:
-        if not isinstance(data, dict):
-            return cls()
-        return cls(
-            attempts=_count(data.get("attempts")),
-            content=_count(data.get("content")),
-            waits=_count(data.get("waits")),
-            patience=_count(data.get("patience")),
-            refused_at=_seconds(data.get("refused_at")),
-            failed_at=_seconds(data.get("failed_at")),
-            causes=_counts(data.get("causes")),
-            here=_counts(data.get("here")),
-            last_error=data["last_error"] if isinstance(data.get("last_error"), str) else None,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -83,28 +60,15 @@ class Progress:
         return self.state == LineState() and not self.answering
 
     def to_json(self) -> dict[str, Any]:
-        data: dict[str, Any] = {"state": self.state.to_json()}
+        """Only what differs from a fresh line, so that rows stay small."""
+        data: dict[str, Any] = {"state": {name: value for name, value in asdict(self.state).items() if value}}
         if self.answering:
             data["answering"] = dict(self.answering)
         return data
 
     @classmethod
     def from_json(cls, data: Any) -> Progress:
-        if not isinstance(data, dict):
+        try:
+            return msgspec.convert(data, cls)
+        except msgspec.ValidationError:
             return cls()
-        answering = data.get("answering")
-        return cls(LineState.from_json(data.get("state")), answering if isinstance(answering, dict) else None)
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
-
-
-def _seconds(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _counts(value: Any) -> dict[str, int]:
-    if not isinstance(value, dict):
-        return {}
-    return {key: _count(count) for key, count in value.items() if isinstance(key, str) and _count(count)}

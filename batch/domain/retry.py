@@ -9,10 +9,11 @@ May not touch: clocks, storage, lanes: facts come in, a Decision goes out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Literal
 
+from batch.clock import Clock
 from batch.domain.outcome import Failure, FailureKind
 from batch.domain.progress import LineState
 from batch.settings import GIVE_BACK_ABOVE_S, MAX_ATTEMPTS, PROBE_EVERY_S
@@ -63,10 +64,6 @@ class LaneFacts:
     succeeded_at: float | None = None
     is_down: bool = False
     refused_scopes: frozenset[str] = frozenset()
-
-
-class Chance(Protocol):
-    def uniform(self, low: float, high: float) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +124,11 @@ class _Case:
     before: LineState
     now: float
     deadline: float | None
-    rng: Chance
+    rng: Clock
     lane: LaneFacts
     can_hop: bool
     max_attempts: int
-    reason: str = field(default="")
+    reason: str
 
 
 def decide(
@@ -140,15 +137,15 @@ def decide(
     *,
     now: float,
     deadline: float | None,
-    rng: Chance,
+    rng: Clock,
     lane: LaneFacts = _DEFAULT_LANE,
     can_hop: bool = False,
     max_attempts: int = MAX_ATTEMPTS,
 ) -> Decision:
     """Decide about a line whose call came to `failure`. Pure; times are Unix seconds.
 
-    `can_hop`: the route has another provider and the batch may use it. `rng` is anything with
-    uniform(low, high), a Clock for instance. A deadline that has passed gives the line back to expiry.
+    `can_hop`: the route has another provider and the batch may use it. Of `rng` only
+    uniform() is asked. A deadline that has passed gives the line back to expiry.
     """
     counted = replace(
         state,
@@ -196,6 +193,7 @@ def _obey_should_retry(rule: Rule, failure: Failure) -> Rule:
 
 def _retry(case: _Case, rule: Rule) -> Decision:
     state, spends = _spend(case, rule)
+    case = replace(case, state=state)
     here = state.here.get(case.failure.kind.value, 0)
     over = (
         state.attempts >= case.max_attempts
@@ -203,13 +201,14 @@ def _retry(case: _Case, rule: Rule) -> Decision:
         or state.patience >= OVERLOAD_PATIENCE
     )
     if over and rule.budget != "none":
-        return _fail(replace(case, state=state), rule)
+        return _fail(case, rule)
     may_move = rule.budget != "none" and case.can_hop
     if may_move and (here > rule.tries or case.lane.is_down):
         return Decision(Action.NEXT_PROVIDER, state.after_hop(), case.reason, spends=spends)
     if rule.budget == "content" and here > rule.tries:
-        return _fail(replace(case, state=state), rule)
-    return _wait(replace(case, state=state), rule, exponent=_exponent(state, here, spends), spends=spends)
+        return _fail(case, rule)
+    exponent = max(0, min(20, (here if spends else state.waits) - 1))
+    return _wait(case, rule, exponent=exponent, spends=spends)
 
 
 def _spend(case: _Case, rule: Rule) -> tuple[LineState, bool]:
@@ -230,14 +229,10 @@ def _spend(case: _Case, rule: Rule) -> tuple[LineState, bool]:
     return replace(state, waits=state.waits + 1, patience=patience, failed_at=case.now), rule.budget != "none"
 
 
-def _exponent(state: LineState, here: int, spends: bool) -> int:
-    return max(0, min(20, (here if spends else state.waits) - 1))
-
-
 def _wait(case: _Case, rule: Rule, *, exponent: int, spends: bool) -> Decision:
     asked = _asked_wait(case)
     if asked is not None and asked > GIVE_BACK_ABOVE_S and rule.budget == "none" and rule.then == "retry":
-        return _paused(case, Action.PAUSE_LANE, case.now + asked, code=case.failure.kind.value)  # not this line's wait
+        return _paused(case, Action.PAUSE_LANE, case.now + asked)  # not this line's wait
     if asked is not None:
         delay = asked + case.rng.uniform(0.0, min(1.0, 0.1 * asked))
     elif rule.first_s is not None and exponent == 0:
@@ -278,34 +273,32 @@ def _refused(case: _Case, rule: Rule) -> Decision:
         return _wait(replace(case, state=state), replace(rule, first_s=RECHECK_S), exponent=0, spends=False)
     if case.lane.succeeded_at > since:
         return _end(case, rule)
-    return _paused(case, Action.PAUSE_LANE, case.now + PROBE_EVERY_S, code=case.failure.kind.value)
+    return _paused(case, Action.PAUSE_LANE, case.now + PROBE_EVERY_S)
 
 
 def _pause(case: _Case, rule: Rule) -> Decision:
     kind, asked = case.failure.kind, _asked_wait(case)
     if kind is FailureKind.BAD_KEY:
-        return _paused(case, Action.PAUSE_KEY, case.now + PROBE_EVERY_S, code=kind.value)
+        return _paused(case, Action.PAUSE_KEY, case.now + PROBE_EVERY_S)
     if kind is FailureKind.QUOTA:
-        return _paused(case, Action.PAUSE_KEY, case.now + max(QUOTA_PAUSE_S, asked or 0.0), code=kind.value)
+        return _paused(case, Action.PAUSE_KEY, case.now + max(QUOTA_PAUSE_S, asked or 0.0))
     if kind is FailureKind.BUDGET:
         until = case.failure.resume_at or case.now + (asked or QUOTA_PAUSE_S)
         scope = case.failure.scope
         if scope is not None and not (case.lane.refused_scopes - {scope}):
-            return _paused(case, Action.HOLD_SCOPE, until, code=kind.value, scope=scope)
-        return _paused(case, Action.PAUSE_KEY, until, code=kind.value)
+            return _paused(case, Action.HOLD_SCOPE, until, scope)
+        return _paused(case, Action.PAUSE_KEY, until)
     if kind is FailureKind.RATE_DAILY:
-        until = case.failure.resume_at or (case.now + asked if asked is not None else _next_midnight(case.now))
-        return _paused(case, Action.PAUSE_LANE, until, code=kind.value)
-    return _paused(case, Action.PAUSE_LANE, case.now + max(PROBE_EVERY_S, asked or 0.0), code=kind.value)
+        midnight = (case.now // DAY_S + 1) * DAY_S
+        until = case.failure.resume_at or (midnight if asked is None else case.now + asked)
+        return _paused(case, Action.PAUSE_LANE, until)
+    return _paused(case, Action.PAUSE_LANE, case.now + max(PROBE_EVERY_S, asked or 0.0))
 
 
-def _paused(case: _Case, action: Action, until: float, *, code: str, scope: str | None = None) -> Decision:
+def _paused(case: _Case, action: Action, until: float, scope: str | None = None) -> Decision:
     until = max(case.now, until)
+    code = case.failure.kind.value
     return Decision(action, case.state, case.reason, until=until, not_before=until, code=code, scope=scope)
-
-
-def _next_midnight(now: float) -> float:
-    return (now // DAY_S + 1) * DAY_S
 
 
 def _end(case: _Case, rule: Rule) -> Decision:

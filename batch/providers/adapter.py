@@ -181,7 +181,6 @@ class Adapter:
             rate_headers=rates,
             request_id=self._request_id(response.headers),
             latency_s=latency_s,
-            first_byte_s=response.first_byte_s,
             cost_usd=self._cost(response.headers, data),
         )
 

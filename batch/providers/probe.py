@@ -13,8 +13,7 @@ from typing import Any
 import orjson
 
 from batch.completions.cards import Card, Support
-from batch.domain.outcome import Failure, FailureKind, Outcome, Success, Usage
-from batch.domain.usage import read_usage
+from batch.domain.outcome import Failure, FailureKind, Outcome, Success, Usage, read_usage
 from batch.providers.adapter import Adapter
 from batch.providers.headers import parse_rate_headers
 

@@ -53,12 +53,11 @@ class UpstreamRequest(NamedTuple):
 
 @dataclass(slots=True)
 class UpstreamResponse:
-    """`headers` have lower-case names; `body` is decompressed. `first_byte_s`: of SSE, the first data."""
+    """`headers` have lower-case names; `body` is decompressed."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
-    first_byte_s: float
 
 
 class Transport(Protocol):
@@ -100,7 +99,7 @@ class DirectTransport:
             finally:
                 if not reading.is_whole:  # else nothing is left to close, and closing costs another turn
                     await exchange.__aexit__(None, None, None)
-            return UpstreamResponse(response.status, headers, body, reading.first_byte_s)
+            return UpstreamResponse(response.status, headers, body)
         except FOREIGN as error:
             raise translate(error) from None
 
@@ -140,7 +139,7 @@ class HttpxSeam:
             finally:
                 if not reading.is_whole:
                     await response.aclose()
-            return UpstreamResponse(response.status_code, headers, body, reading.first_byte_s)
+            return UpstreamResponse(response.status_code, headers, body)
         except FOREIGN as error:
             raise translate(error) from None
 
@@ -164,7 +163,6 @@ class _Reading:
         self._started = started
         self._is_sse = is_sse
         self._max_bytes = max_bytes
-        self.first_byte_s = clock.monotonic() - started
         self.is_whole = False  # pyreqwest has handed on everything there was
 
     async def whole(self, reader: ResponseBodyReader, headers: Mapping[str, str]) -> bytes:
@@ -217,7 +215,6 @@ class _Reading:
             self._check_size(size := size + len(piece))
             if not has_data and b"data:" in piece:
                 has_data = True
-                self.first_byte_s = self._clock.monotonic() - self._started
             if _DONE in b"".join(parts[-2:])[-64:]:
                 return b"".join(parts)
 

@@ -80,7 +80,6 @@ def test_a_call_carries_its_bytes_and_headers_and_brings_the_answer(kind: Kind) 
         body = '{"text":"مرحبا\u2028"}'.encode()
         response = await post(sender, f"{upstream.url}/v1/chat/completions?x=1", body)
         assert (response.status, response.body, response.headers["x-request-id"]) == (200, b'{"ok":true}', "req_1")
-        assert response.first_byte_s >= 0
         received = upstream.requests[0]
         assert (received.method, received.path, received.body) == ("POST", "/v1/chat/completions?x=1", body)
         assert received.headers["authorization"] == "Bearer k"
