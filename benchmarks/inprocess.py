@@ -16,7 +16,7 @@ from batch.operations.upload import FileUpload
 from batch.operations.world import World, open_world
 from batch.settings import load_settings
 from batch.storage.migrate import migrate
-from batch.storage.projects import Project, ensure_default_project
+from batch.storage.projects import Project, ensure_project
 from batch.telemetry import configure_logs
 from benchmarks.inputs import MODEL
 from tests.harness.databases import fresh_postgres
@@ -37,7 +37,7 @@ def fresh_world(database: str) -> Iterator[tuple[World, Project]]:
         stack.callback(world.close)
         migrate(world.db)
         with world.db.write() as connection:
-            project = ensure_default_project(connection)
+            project = ensure_project(connection)
         yield world, project
 
 

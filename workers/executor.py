@@ -32,7 +32,7 @@ from batch.domain.retry import Action, Decision, LaneFacts, decide
 from batch.providers.prices import Price
 from batch.providers.provider import Provider
 from batch.settings import SCHEMA_RETRIES
-from batch.storage.claims import OpenLine, SliceClaim, TokenPrice
+from batch.storage.claims import OpenLine, SliceClaim
 from batch.storage.leases import Release
 from batch.telemetry import emit
 from workers.leases import HeldSlice
@@ -52,10 +52,6 @@ class LaneContext:
     schemas: SchemaCache
     output_ascii: bool = False
     facts: tuple[str, ...] = ()  # of what serves: counted into the batch's report with every answer
-
-    @property
-    def reserve_price(self) -> TokenPrice | None:
-        return TokenPrice(self.price.input, self.price.output) if self.price else None
 
 
 @dataclass(slots=True)

@@ -66,7 +66,7 @@ class Heartbeat:
             with self._world.db.write() as conn:
                 beat_worker(conn, self._name, "calls", self._queues, facts)
                 for lane_id, found in counters.items():
-                    lane_rows.save_counters(conn, lane_id, found)
+                    lane_rows.merge_facts(conn, lane_id, "counters", found)
             with self._world.db.read() as conn:
                 return live_workers(conn, "calls")
 

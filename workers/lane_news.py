@@ -59,7 +59,7 @@ class LaneNews:
                 ids = [lane.id]
                 if whole_key:
                     ids = lane_rows.find_lanes(conn, provider=view.provider, key_id=view.key_id)
-                lane_rows.pause_lane_for(conn, ids, seconds, code, decision.reason)
+                lane_rows.pause_lane(conn, ids, seconds, code, decision.reason)
 
         await self._background.in_thread(write)
         emit("lane_paused", provider=view.provider, model=view.model, code=code, seconds=round(seconds, 1))
@@ -104,7 +104,7 @@ class LaneNews:
     def _save_learned(self, lane: Lane, patch: dict[str, Any]) -> None:
         def write() -> None:
             with self._world.db.write() as conn:
-                lane_rows.save_learned(conn, lane.id, patch)
+                lane_rows.merge_facts(conn, lane.id, "learned", patch)
 
         self._background.spawn(self._background.guarded("learn", self._background.in_thread(write)))
 

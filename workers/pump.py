@@ -16,7 +16,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from batch.domain.errors import Unavailable
 from batch.operations.world import World
-from batch.settings import LEASE_S
 from batch.storage import lanes as lane_rows
 from batch.storage.claims import OpenLine, SliceClaim, claim_slices, load_open_lines
 from batch.storage.leases import give_back_if_held
@@ -153,12 +152,12 @@ class Pump:
         want = self._lines_wanted(lane)
         held_batches = self.leases.batch_ids(lane_id)
         started = self._clock.monotonic()
-        may_take_solo = not self.leases.has_solo
+        may_take_solo, price = not self.leases.has_solo, lane.context.price
 
         def claim() -> list[tuple[SliceClaim, list[OpenLine]]]:
             claims = claim_slices(
-                self._world.db, lane_id, self._owner, want_lines=want, held_batches=held_batches, lease_s=LEASE_S,
-                price=lane.context.reserve_price, may_take_solo=may_take_solo,
+                self._world.db, lane_id, self._owner, want_lines=want, held_batches=held_batches,
+                cost_of=price.of if price else None, may_take_solo=may_take_solo,
             )  # fmt: skip
             if not claims:
                 return []
@@ -232,12 +231,9 @@ class Pump:
             with self._world.db.read() as conn:
                 return watch_batches(conn, batch_ids) if batch_ids else {}, watch_pauses(conn, lane_ids)
 
-        seen, pauses = await self.in_thread(read)
+        reasons, pauses = await self.in_thread(read)
         for held in self.leases:
-            batch = seen.get(held.claim.batch_id)
-            if held.claim.batch_id not in batch_ids:
-                continue  # claimed meanwhile
-            reason = "sealed" if batch is None else batch.stop_reason
+            reason = reasons.get(held.claim.batch_id)  # of one claimed meanwhile nothing is known
             if reason is not None:
                 self._stop(held, reason)
             if reason == "sealed":

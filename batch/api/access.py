@@ -111,7 +111,7 @@ class Access:
         if found:
             return found
         with self._world.db.write() as connection:
-            return projects.ensure_default_project(connection)
+            return projects.ensure_project(connection)
 
 
 class RequestRates:

@@ -78,7 +78,7 @@ def list_keys(
     with _world(data_dir, config) as world:
         found = key_operations.list_keys(world, project=project)
     if as_json:
-        say_json([asdict(row) for row in found])
+        say_json([row._asdict() for row in found])
         return
     if not found:
         note("no keys: the API asks for none and listens on loopback only")

@@ -39,7 +39,7 @@ class Home:
         self._stack: Stack | None = None
         self.world = open_home(plan.settings)
         with self.world.db.write() as conn:
-            self.project = projects.ensure_default_project(conn)
+            self.project = projects.ensure_project(conn)
 
     @property
     def is_own(self) -> bool:

@@ -228,7 +228,7 @@ def _keep(settings: Settings, provider: Provider, model: str, found: ProbeReport
         patch = learn_support(row.learned, provider.card(model, row.learned), found.support, "probe")
         if found.limits:
             patch["limits"] = {**(row.learned.get("limits") or {}), **found.limits}
-        lanes.save_learned(conn, lane_id, patch)
+        lanes.merge_facts(conn, lane_id, "learned", patch)
 
 
 def _tell_check(row: dict[str, Any]) -> None:

@@ -62,9 +62,8 @@ SLICE_TRANSITIONS: tuple[Transition, ...] = (
     Transition("leased", "expire", "expired", "batch sealed by expiry"),
 )
 
-TERMINAL: frozenset[BatchStatus] = frozenset(
-    {BatchStatus.COMPLETED, BatchStatus.FAILED, BatchStatus.EXPIRED, BatchStatus.CANCELLED}
-)
+TERMINAL = (BatchStatus.COMPLETED, BatchStatus.FAILED, BatchStatus.EXPIRED, BatchStatus.CANCELLED)
+OPEN = tuple(status for status in BatchStatus if status not in TERMINAL)
 
 
 def is_terminal(status: str) -> bool:

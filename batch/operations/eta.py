@@ -130,9 +130,9 @@ def _lane_reason(lane: LaneWork, live: Sequence[WorkerRow]) -> str | None:
     serving = [worker for worker in live if lane.queue in worker.queues]
     if not serving:
         return f"No running worker serves the queue {lane.queue} of {name}."
-    if all(lane.lane_id in worker.facts.get("unserved", ()) for worker in serving):
+    if all(lane.id in worker.facts.get("unserved", ()) for worker in serving):
         return f"No running worker is configured for {lane.provider} with the key {lane.key_id}."
-    facts = lane_facts(live, lane.lane_id)
+    facts = lane_facts(live, lane.id)
     if not facts:
         return None
     if all(fact.get("is_down") for fact in facts):

@@ -7,7 +7,6 @@ May not touch: rows; it only reads. `batchmill status` and `run` print it, GET â
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from batch.domain.errors import NotFound
@@ -52,7 +51,7 @@ def explain_batch(world: World, project_id: int, public_id: str) -> dict[str, An
         "pause_reason": row.pause_reason,
         "counts": count_lines(row),
         "lanes": [describe_lane(lane, live, now_ms) for lane in work],
-        "failures": [asdict(group) for group in failures],
+        "failures": failures,
         "errors": [error._asdict() for error in errors[:_MAX_ERRORS]],
         "error_count": len(errors),
         "answers": row.report,
@@ -96,7 +95,7 @@ def describe_lane(lane: LaneWork, live: Sequence[WorkerRow], now_ms: int) -> dic
         "model": lane.model,
         "ready": lane.ready_lines,
         "leased": lane.leased_lines,
-        "in_flight": sum(int(fact.get("in_flight") or 0) for fact in lane_facts(live, lane.lane_id)),
+        "in_flight": sum(int(fact.get("in_flight") or 0) for fact in lane_facts(live, lane.id)),
         "paused": paused,
     }
 

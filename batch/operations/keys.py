@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from batch.domain.errors import InvalidRequest
 from batch.operations.world import World
 from batch.storage import projects
 from batch.storage.batches import PRIORITY_CLASSES
-from batch.storage.projects import KeyRow, Project
+from batch.storage.projects import Project
 
 LIMIT_NAMES = ("enqueued_requests", "enqueued_tokens", "storage_bytes", "requests_per_minute")
 
@@ -39,14 +40,14 @@ def create_key(world: World, *, project: str = projects.DEFAULT_PROJECT, name: s
     key = "bm_" + base64.urlsafe_b64encode(world.clock.randbytes(32)).decode().rstrip("=")
 
     def insert(connection: Connection) -> NewKey:
-        owner = projects.find_project(connection, project) or projects.insert_project(connection, project)
+        owner = projects.ensure_project(connection, project)
         public_id = projects.insert_key(connection, owner.id, name, hash_key(key), key[-4:])
         return NewKey(public_id, key, key[-4:], owner.name, name)
 
     return world.db.transact(insert)
 
 
-def list_keys(world: World, *, project: str | None = None) -> list[KeyRow]:
+def list_keys(world: World, *, project: str | None = None) -> Sequence[Row[Any]]:
     """All keys, or one project's; raises NotFound for an unknown project."""
     with world.db.read() as connection:
         owner = projects.get_project(connection, project) if project else None
@@ -78,12 +79,9 @@ def set_project_limits(
     if unknown:
         raise InvalidRequest(f"No such provider: {', '.join(unknown)}.", param="allowed_providers")
     with world.db.write() as connection:
-        owner = projects.find_project(connection, project) or projects.insert_project(connection, project)
+        owner = projects.ensure_project(connection, project)
         merged = {key: value for key, value in {**owner.limits, **(limits or {})}.items() if value}
-        projects.update_project(
-            connection, owner.id, limits=merged, allowed_providers=allowed_providers, max_priority=max_priority
-        )
-        return projects.load_project(connection, owner.id)
+        return projects.update_project(connection, owner.id, merged, allowed_providers, max_priority)
 
 
 def project_cost(world: World, project: str) -> tuple[float | None, int]:

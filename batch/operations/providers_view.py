@@ -16,7 +16,6 @@ from batch.operations.eta import lane_facts
 from batch.operations.world import World
 from batch.providers.provider import Provider
 from batch.storage.explain import LaneWork, work_of_all
-from batch.storage.lanes import LaneRow, get_lanes
 from batch.storage.workers import WorkerRow, live_workers
 
 
@@ -31,23 +30,16 @@ def view_providers(world: World) -> list[dict[str, Any]]:
     """
     with world.db.read() as conn:
         now_ms = world.db.now(conn)
-        rows = {row.id: row for row in get_lanes(conn)}
         work = work_of_all(conn)
         live = live_workers(conn)
-    names = sorted({*world.catalog.providers, *(row.provider for row in rows.values())})
-    return [_view_provider(world, name, [w for w in work if w.provider == name], rows, live, now_ms) for name in names]
+    names = sorted({*world.catalog.providers, *(lane.provider for lane in work)})
+    return [_view_provider(world, name, [w for w in work if w.provider == name], live, now_ms) for name in names]
 
 
 def _view_provider(
-    world: World,
-    name: str,
-    work: Sequence[LaneWork],
-    rows: Mapping[int, LaneRow],
-    live: Sequence[WorkerRow],
-    now_ms: int,
+    world: World, name: str, work: Sequence[LaneWork], live: Sequence[WorkerRow], now_ms: int
 ) -> dict[str, Any]:
     provider = world.catalog.providers.get(name)
-    known = [(lane, rows[lane.lane_id]) for lane in work if lane.lane_id in rows]
     return {
         "provider": name,
         "title": provider.preset.title if provider else name,
@@ -55,7 +47,7 @@ def _view_provider(
         "base_urls": list(provider.base_urls) if provider else [],
         "configured": provider is not None,
         "missing_key": provider.missing_key if provider else None,
-        "models": [_view_lane(provider, lane, row, live, now_ms) for lane, row in known],
+        "models": [_view_lane(provider, lane, live, now_ms) for lane in work],
         "replicas": _view_replicas(live, name),
     }
 
@@ -75,14 +67,12 @@ def _view_replicas(live: Sequence[WorkerRow], name: str) -> list[dict[str, Any]]
     return list(found.values())
 
 
-def _view_lane(
-    provider: Provider | None, lane: LaneWork, row: LaneRow, live: Sequence[WorkerRow], now_ms: int
-) -> dict[str, Any]:
-    limits = provider.limits(lane.model, row.learned) if provider else Limits()
-    facts = lane_facts(live, lane.lane_id)
+def _view_lane(provider: Provider | None, lane: LaneWork, live: Sequence[WorkerRow], now_ms: int) -> dict[str, Any]:
+    limits = provider.limits(lane.model, lane.learned) if provider else Limits()
+    facts = lane_facts(live, lane.id)
     calls, refused = _total(facts, "calls"), _total(facts, "refused")
     paused_until = lane.paused_until if lane.is_paused(now_ms) else None
-    ratios = Ratios.from_json(row.learned.get("tokens"))
+    ratios = Ratios.from_json(lane.learned.get("tokens"))
     return {
         "model": lane.model,
         "limits": [*list_limits(limits), *_list_found(facts)],

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from batch.storage.engine import db_now, insert_for
+from batch.storage.engine import db_in, db_now, insert_for
+from batch.storage.slices import UNHELD
 from batch.storage.tables import batch_errors, batch_lanes, batches, files, slices
 
 PRIORITY_CLASSES = ("high", "normal", "low")  # batches.priority is the index
@@ -116,7 +117,7 @@ def insert_batch(conn: sa.Connection, *, window_s: float | None, **values: Any) 
     """
     insert = insert_for(conn, batches)
     row = {"warnings": [], "report": {}, "status": "validating", **values}
-    expires_at = db_now() + int(window_s * 1000) if window_s is not None else None
+    expires_at = db_in(window_s) if window_s is not None else None
     insert = insert.values(created_at=db_now(), expires_at=expires_at, **row).on_conflict_do_nothing()
     batch_id = conn.execute(insert.returning(batches.c.id)).scalar_one_or_none()
     return None if batch_id is None else load_batch(conn, batch_id)
@@ -152,19 +153,8 @@ def find_recent_twin(
 ) -> BatchRow | None:
     """The newest batch that the same key made from the same request in the last `within_s` seconds."""
     same_key = batches.c.api_key_id.is_(None) if api_key_id is None else batches.c.api_key_id == api_key_id
-    query = (
-        sa.select(*_COLUMNS)
-        .where(
-            batches.c.project_id == project_id,
-            same_key,
-            batches.c.request_hash == request_hash,
-            batches.c.created_at > db_now() - int(within_s * 1000),
-        )
-        .order_by(batches.c.id.desc())
-        .limit(1)
-    )
-    row = conn.execute(query).one_or_none()
-    return BatchRow(*row) if row else None
+    same_request = (same_key, batches.c.request_hash == request_hash, batches.c.created_at > db_in(-within_s))
+    return next(iter(_newest(conn, project_id, 1, *same_request)), None)
 
 
 def find_child(conn: sa.Connection, batch_id: int) -> BatchRow | None:
@@ -174,10 +164,7 @@ def find_child(conn: sa.Connection, batch_id: int) -> BatchRow | None:
 
 def page_batches(conn: sa.Connection, project_id: int, *, limit: int, after: int | None) -> list[BatchRow]:
     """Newest first, at most `limit`, older than the batch with internal id `after`."""
-    query = sa.select(*_COLUMNS).where(batches.c.project_id == project_id)
-    if after is not None:
-        query = query.where(batches.c.id < after)
-    return [BatchRow(*row) for row in conn.execute(query.order_by(batches.c.id.desc()).limit(limit))]
+    return _newest(conn, project_id, limit, *([] if after is None else [batches.c.id < after]))
 
 
 def errors_of(conn: sa.Connection, batch_ids: Sequence[int]) -> dict[int, list[BatchError]]:
@@ -272,7 +259,7 @@ def _end_slices(conn: sa.Connection, batch_id: int, state: str) -> None:
     conn.execute(
         sa.update(slices)
         .where(slices.c.batch_id == batch_id, slices.c.state.in_(("ready", "leased")))
-        .values(state=state, owner=None, lease_until=None, reserved_usd=0.0)
+        .values(state=state, **UNHELD)
     )
     conn.execute(sa.delete(batch_lanes).where(batch_lanes.c.batch_id == batch_id))
 
@@ -316,6 +303,13 @@ def resume_if_open(
 
 def lanes_of(conn: sa.Connection, batch_id: int) -> list[int]:
     return list(conn.execute(sa.select(batch_lanes.c.lane_id).where(batch_lanes.c.batch_id == batch_id)).scalars())
+
+
+def _newest(
+    conn: sa.Connection, project_id: int, limit: int, *conditions: sa.ColumnElement[bool]
+) -> list[BatchRow]:
+    query = sa.select(*_COLUMNS).where(batches.c.project_id == project_id, *conditions)
+    return [BatchRow(*row) for row in conn.execute(query.order_by(batches.c.id.desc()).limit(limit))]
 
 
 def _one(conn: sa.Connection, *conditions: sa.ColumnElement[bool]) -> BatchRow | None:

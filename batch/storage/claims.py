@@ -8,18 +8,19 @@ Lock order: batch rows → slices, each ascending → results → batch_lanes.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
+from batch.domain.outcome import Usage
 from batch.domain.shares import Contender, Shares
 from batch.settings import LEASE_S
-from batch.storage.engine import Database, db_now
+from batch.storage.engine import Database, db_in, db_now
 from batch.storage.packing import among, unpack_lines
-from batch.storage.slices import Piece, Tally, insert_piece, lock_batch, rewrite_lines, without
-from batch.storage.tables import batch_lanes, batches, files, line_progress, requests, results, slices
+from batch.storage.slices import HAS_RESULT, Piece, Tally, insert_piece, lock_batch, rewrite_lines, without
+from batch.storage.tables import batch_lanes, batches, files, line_progress, requests, slices
 from batch.storage.webhooks import enqueue_event
 
 SOLO_CRASHES = 3  # a solo line that crashed its worker this often is given up as worker_lost
@@ -36,25 +37,23 @@ class SliceClaim:
 
     slice_id: int
     epoch: int
-    batch_id: int
-    batch_public_id: str
-    project_id: int
     lane_id: int
     route: list[int]
     hop: int
     lines: list[int]
     priority: int
-    position: int
     solo: bool
     prefix: str | None
+    reserved_usd: float
+    suspicion: int
+    batch_id: int
+    batch_public_id: str
+    project_id: int
     endpoint: str
     options: dict[str, Any]
-    expires_at: int | None
     input_blob: str
-    input_encoding: str | None
-    reserved_usd: float = 0.0
-    suspicion: int = 0
-    left_s: float | None = None
+    expires_at: int | None
+    left_s: float | None
 
 
 @dataclass(slots=True)
@@ -72,23 +71,16 @@ class OpenLine:
     wait_s: float = 0.0  # until its not_before
 
 
-@dataclass(frozen=True, slots=True)
-class TokenPrice:
-    """US dollars per million tokens; what a claim under a budget reserves with."""
-
-    input: float
-    output: float
-
-    def of(self, input_tokens: int, output_tokens: int) -> float:
-        return (input_tokens * self.input + output_tokens * self.output) / 1_000_000
+CostOf = Callable[[Usage], float]  # US dollars
 
 
 @dataclass(slots=True)
 class _Taking:
-    """One claim's transaction: who claims, and what has been taken so far."""
+    """One claim's transaction: who claims in which lane, and what has been taken so far."""
 
+    conn: sa.Connection
+    lane_id: int
     owner: str
-    lease_s: float
     may_take_solo: bool
     rows: list[Any] = field(default_factory=list)
     tally: Tally = field(default_factory=Tally)
@@ -101,15 +93,14 @@ def claim_slices(
     *,
     want_lines: int,
     held_batches: Collection[int] = frozenset(),
-    lease_s: float = LEASE_S,
-    price: TokenPrice | None = None,
+    cost_of: CostOf | None = None,
     may_take_solo: bool = True,
     max_slices: int = 16,
 ) -> list[SliceClaim]:
     """Lease ready slices of one lane, fairly, until `want_lines` are taken or none is left.
 
     With `want_lines` ≤ 0, at most one slice of a batch that is not among `held_batches` (while those are
-    fewer than 32). A batch under a budget is claimed in a transaction of its own, at `price`.
+    fewer than 32). A batch under a budget is claimed in a transaction of its own, at what `cost_of` says.
     """
     contenders, budgeted = _contenders(db, lane_id, max_slices + (len(held_batches) if want_lines <= 0 else 0))
     shares = Shares(contenders)
@@ -122,14 +113,14 @@ def claim_slices(
     first = shares.pick(allowed)
     if first is None:
         return []
-    taking = _Taking(owner, lease_s, may_take_solo)
     with db.write() as conn:
+        taking = _Taking(conn, lane_id, owner, may_take_solo)
         if first.batch_id in budgeted:
-            _take_within_budget(conn, lane_id, first.batch_id, taking, price)
+            _take_within_budget(taking, first.batch_id, cost_of or (lambda _usage: 0.0))
         else:
-            _take_fairly(conn, lane_id, shares, taking, allowed, budgeted, want_lines, max_slices)
+            _take_fairly(taking, shares, allowed, budgeted, want_lines, max_slices)
         taking.tally.apply(conn)
-        return _as_claims(conn, taking)
+        return _as_claims(taking)
 
 
 def load_open_lines(conn: sa.Connection, claim: SliceClaim) -> list[OpenLine]:
@@ -146,11 +137,10 @@ def load_open_lines(conn: sa.Connection, claim: SliceClaim) -> list[OpenLine]:
 
 
 def _open_lines(body: sa.ColumnElement[Any]) -> sa.Select[Any]:
-    has_result = sa.exists().where(results.c.batch_id == requests.c.batch_id, results.c.line == requests.c.line)
     return sa.select(
         requests.c.line, requests.c.custom_id, body, requests.c.blob_offset, requests.c.blob_length,
         requests.c.est_input, requests.c.est_output,
-    ).where(requests.c.batch_id == sa.bindparam("batch"), among(requests.c.line, "lines"), ~has_result)  # fmt: skip
+    ).where(requests.c.batch_id == sa.bindparam("batch"), among(requests.c.line, "lines"), ~HAS_RESULT)  # fmt: skip
 
 
 # Built once, as in results.py; the bytes as they are, where a database's driver has them.
@@ -199,8 +189,8 @@ def _contenders(db: Database, lane_id: int, deep: int) -> tuple[list[Contender],
 
 
 def _take_fairly(
-    conn: sa.Connection, lane_id: int, shares: Shares, taking: _Taking, allowed: Any, budgeted: set[int],
-    want_lines: int, max_slices: int,
+    taking: _Taking, shares: Shares, allowed: Callable[[Contender], bool], budgeted: set[int], want_lines: int,
+    max_slices: int,
 ) -> None:  # fmt: skip
     """Slices one by one, each from the batch whose turn it is; stops where a budgeted batch's turn comes."""
     misses = 0
@@ -208,11 +198,11 @@ def _take_fairly(
         contender = shares.pick(allowed)
         if contender is None or contender.batch_id in budgeted:
             return
-        row = _take_first(conn, lane_id, contender.batch_id, taking)
+        row = _lease(taking, _LEASE_FIRST[taking.may_take_solo], lane=taking.lane_id, batch=contender.batch_id)
         if row is None:
             misses += 1
             shares.exhaust(contender)
-            taking.tally.recount(lane_id, contender.batch_id)
+            taking.tally.recount(taking.lane_id, contender.batch_id)
             continue
         shares.take(contender, row.line_count)
         want_lines -= row.line_count
@@ -242,7 +232,7 @@ def _leasing(slice_id: sa.ColumnElement[int]) -> sa.sql.dml.ReturningUpdate[Any]
         .values(
             state="leased", owner=sa.bindparam("holder", type_=slices.c.owner.type), epoch=slices.c.epoch + 1,
             reserved_usd=sa.bindparam("reserve", type_=slices.c.reserved_usd.type),
-            lease_until=db_now() + sa.bindparam("lease_ms", type_=slices.c.lease_until.type),
+            lease_until=db_in(LEASE_S),
         )
         .returning(*slices.c)
     )  # fmt: skip
@@ -254,15 +244,9 @@ _LEASE_FIRST = {may_take_solo: _leasing(query.scalar_subquery()) for may_take_so
 _LEASE = _leasing(sa.bindparam("slice", type_=slices.c.id.type))
 
 
-def _take_first(conn: sa.Connection, lane_id: int, batch_id: int, taking: _Taking) -> Any | None:
-    return _lease(conn, _LEASE_FIRST[taking.may_take_solo], {"lane": lane_id, "batch": batch_id}, taking)
-
-
-def _lease(
-    conn: sa.Connection, statement: sa.Executable, which: dict[str, int], taking: _Taking, reserved_usd: float = 0.0
-) -> Any | None:
-    given = {"holder": taking.owner, "reserve": reserved_usd, "lease_ms": int(taking.lease_s * 1000)}
-    row = conn.execute(statement, {**which, **given}).first()
+def _lease(taking: _Taking, statement: sa.Executable, *, reserve: float = 0.0, **which: int) -> Any | None:
+    given = {"holder": taking.owner, "reserve": reserve, **which}
+    row = taking.conn.execute(statement, given).first()
     if row is not None:
         taking.rows.append(row)
         taking.may_take_solo &= not row.solo
@@ -270,10 +254,9 @@ def _lease(
     return row
 
 
-def _take_within_budget(
-    conn: sa.Connection, lane_id: int, batch_id: int, taking: _Taking, price: TokenPrice | None
-) -> None:
+def _take_within_budget(taking: _Taking, batch_id: int, cost_of: CostOf) -> None:
     """One slice, cut to what the budget still allows. With nothing reserved and no line affordable: pause."""
+    conn, lane_id = taking.conn, taking.lane_id
     batch = lock_batch(conn, batch_id)
     first = _FIRST_READY[taking.may_take_solo]
     slice_id = conn.execute(first, {"lane": lane_id, "batch": batch_id}).scalar_one_or_none()
@@ -282,7 +265,7 @@ def _take_within_budget(
         return
     row = conn.execute(sa.select(slices).where(slices.c.id == slice_id)).one()
     room = batch.budget_usd - batch.cost_usd - batch.reserved_usd
-    fitting, cost = _affordable(conn, row, price or TokenPrice(0, 0), room)
+    fitting, cost = _affordable(conn, row, cost_of, room)
     if not fitting:
         if batch.reserved_usd <= 1e-9:
             pause = sa.update(batches).where(batches.c.id == batch_id, ~batches.c.paused)
@@ -294,17 +277,17 @@ def _take_within_budget(
         insert_piece(conn, row, Piece(rest), taking.tally)
         rewrite_lines(conn, row.id, fitting)
         taking.tally.add(lane_id, batch_id, ready=-len(rest))
-    _lease(conn, _LEASE, {"slice": slice_id}, taking, cost)
+    _lease(taking, _LEASE, reserve=cost, slice=slice_id)
     reserve = batches.c.reserved_usd + cost
     conn.execute(sa.update(batches).where(batches.c.id == batch_id).values(reserved_usd=reserve))
 
 
-def _affordable(conn: sa.Connection, row: Any, price: TokenPrice, room: float) -> tuple[list[int], float]:
+def _affordable(conn: sa.Connection, row: Any, cost_of: CostOf, room: float) -> tuple[list[int], float]:
     """The longest prefix of the slice's lines whose estimates fit into `room` dollars, and their sum."""
     lines = unpack_lines(row.lines)
     query = sa.select(requests.c.line, requests.c.est_input, requests.c.est_output)
     found = conn.execute(query.where(requests.c.batch_id == row.batch_id, among(requests.c.line, lines)))
-    costs = {line: price.of(est_input, est_output) for line, est_input, est_output in found}
+    costs = {line: cost_of(Usage(est_input, 0, est_output, 0)) for line, est_input, est_output in found}
     total = 0.0
     for index, line in enumerate(lines):
         cost = costs.get(line, 0.0)
@@ -316,34 +299,26 @@ def _affordable(conn: sa.Connection, row: Any, price: TokenPrice, room: float) -
 
 _BATCHES_OF = (
     sa.select(
-        batches.c.id, batches.c.public_id, batches.c.project_id, batches.c.endpoint, batches.c.options,
-        batches.c.expires_at, ((batches.c.expires_at - db_now()) / 1000.0).label("left_s"), files.c.blob,
-        files.c.encoding,
+        batches.c.id.label("batch_id"), batches.c.public_id.label("batch_public_id"), batches.c.project_id,
+        batches.c.endpoint, batches.c.options, sa.func.coalesce(files.c.blob, "").label("input_blob"),
+        batches.c.expires_at, (sa.cast(batches.c.expires_at - db_now(), sa.Float) / 1000).label("left_s"),
     )
     .outerjoin(files, files.c.id == batches.c.input_file_id)
     .where(among(batches.c.id, "ids"))
 )  # fmt: skip
 
 
-def _as_claims(conn: sa.Connection, taking: _Taking) -> list[SliceClaim]:
+def _as_claims(taking: _Taking) -> list[SliceClaim]:
     """The taken rows with what the executor must know of their batches."""
     if not taking.rows:
         return []
-    ids = {row.batch_id for row in taking.rows}
-    info = {row.id: row for row in conn.execute(_BATCHES_OF, {"ids": ids})}
+    found = taking.conn.execute(_BATCHES_OF, {"ids": {row.batch_id for row in taking.rows}})
+    of_batch = {row.batch_id: row._asdict() for row in found}
     return [
         SliceClaim(
-            slice_id=row.id, epoch=row.epoch, batch_id=row.batch_id, batch_public_id=info[row.batch_id].public_id,
-            project_id=info[row.batch_id].project_id, lane_id=row.lane_id, route=row.route, hop=row.hop,
-            lines=unpack_lines(row.lines), priority=row.priority, position=row.position, solo=row.solo,
-            prefix=row.prefix, endpoint=info[row.batch_id].endpoint, options=info[row.batch_id].options,
-            expires_at=info[row.batch_id].expires_at, left_s=_seconds(info[row.batch_id].left_s),
-            input_blob=info[row.batch_id].blob or "",
-            input_encoding=info[row.batch_id].encoding, reserved_usd=row.reserved_usd, suspicion=row.suspicion,
+            slice_id=row.id, epoch=row.epoch, lane_id=row.lane_id, route=row.route, hop=row.hop,
+            lines=unpack_lines(row.lines), priority=row.priority, solo=row.solo, prefix=row.prefix,
+            reserved_usd=row.reserved_usd, suspicion=row.suspicion, **of_batch[row.batch_id],
         )
         for row in taking.rows
     ]  # fmt: skip
-
-
-def _seconds(value: Any) -> float | None:
-    return None if value is None else float(value)

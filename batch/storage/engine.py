@@ -9,7 +9,7 @@ May not touch: any table by name.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -44,9 +44,23 @@ def _now_postgresql(*_: Any, **__: Any) -> str:
     return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
 
 
+def db_in(seconds: float) -> sa.ColumnElement[int]:
+    """The database's clock so many seconds from now; with a negative number, ago."""
+    return db_now() + int(seconds * 1000)
+
+
 def insert_for(connection: sa.Connection, table: sa.Table) -> Any:
     """An INSERT of the connection's database that knows ON CONFLICT; both write it alike."""
     return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+
+
+def copy_rows(conn: sa.Connection, into: str, types: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """COPY to PostgreSQL; `into` is a table with its columns, `types` are theirs."""
+    driver: Any = conn.connection.driver_connection
+    with driver.cursor() as cursor, cursor.copy(f"COPY {into} FROM STDIN (FORMAT BINARY)") as copy:
+        copy.set_types(types)
+        for row in rows:
+            copy.write_row(row)
 
 
 class Database:
@@ -98,7 +112,7 @@ class Database:
 
         return self.retrying(once)
 
-    def retrying(self, work: Callable[[], T], *, tries: int = 5, base_s: float = 0.05) -> T:
+    def retrying(self, work: Callable[[], T], *, tries: int = 5) -> T:
         """Run `work` again on faults that pass by themselves; the one place where storage is retried.
 
         `work` must open its own transaction. Raises Unavailable, without driver details, when tries are used up.
@@ -111,7 +125,7 @@ class Database:
                     raise
                 if attempt + 1 == tries:
                     raise Unavailable(f"the database does not answer ({type(error.orig).__name__})") from None
-                self._clock.sleep(self._clock.uniform(0, base_s * 2**attempt))
+                self._clock.sleep(self._clock.uniform(0, 0.05 * 2**attempt))
         raise AssertionError("unreachable")
 
     def close(self) -> None:

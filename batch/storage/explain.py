@@ -7,42 +7,24 @@ May not touch: any row.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
 from batch.domain.states import SliceState
 from batch.storage.engine import db_now
+from batch.storage.lanes import LANE_COLUMNS, LaneRow
 from batch.storage.tables import batch_lanes, lanes, results, slices
 
 FAILING_LINES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class LaneWork:
-    """One lane as the batch (or everybody) sees it. Times are milliseconds; lines are advisory counts."""
+class LaneWork(LaneRow):
+    """One lane and the lines that the batch (or everybody) has there: advisory counts."""
 
-    lane_id: int
-    provider: str
-    key_id: str
-    model: str
-    queue: str
-    paused_until: int | None
-    pause_code: str | None
-    pause_reason: str | None
     ready_lines: int
     leased_lines: int
-
-    def is_paused(self, now_ms: int) -> bool:
-        return self.paused_until is not None and self.paused_until > now_ms
-
-
-@dataclass(frozen=True, slots=True)
-class FailureGroup:
-    """Lines that failed for one reason, with the first few line numbers."""
-
-    code: str
-    count: int
-    lines: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,40 +59,34 @@ def held_lines(conn: sa.Connection, batch_id: int) -> HeldLines:
     return HeldLines(int(row[0]), row[1], int(row[2]))
 
 
-def failures_of_batch(conn: sa.Connection, batch_id: int) -> list[FailureGroup]:
-    """Failed lines by code, the most frequent first. Empty after a purge."""
+def failures_of_batch(conn: sa.Connection, batch_id: int) -> list[dict[str, Any]]:
+    """[{code, count, lines: the first few}] of failed lines, the most frequent first. Empty after a purge."""
     code = sa.func.coalesce(results.c.code, "unknown")
-    where = sa.and_(results.c.batch_id == batch_id, results.c.ok.is_(sa.false()))
+    failed = sa.and_(results.c.batch_id == batch_id, results.c.ok.is_(sa.false()))
     counted = conn.execute(
-        sa.select(code, sa.func.count()).where(where).group_by(code).order_by(sa.func.count().desc(), code)
+        sa.select(code, sa.func.count()).where(failed).group_by(code).order_by(sa.func.count().desc(), code)
     ).all()
-    return [FailureGroup(name, number, _first_lines(conn, where, code == name)) for name, number in counted]
+    first = sa.select(results.c.line).where(failed).order_by(results.c.line).limit(FAILING_LINES)
+    return [
+        {"code": name, "count": count, "lines": list(conn.execute(first.where(code == name)).scalars())}
+        for name, count in counted
+    ]
 
 
 def _work(conn: sa.Connection, where: sa.ColumnElement[bool] | None) -> list[LaneWork]:
     total = (
         sa.select(
             batch_lanes.c.lane_id,
-            sa.func.sum(batch_lanes.c.ready_lines).label("ready"),
-            sa.func.sum(batch_lanes.c.leased_lines).label("leased"),
+            sa.cast(sa.func.sum(batch_lanes.c.ready_lines), sa.BigInteger).label("ready"),
+            sa.cast(sa.func.sum(batch_lanes.c.leased_lines), sa.BigInteger).label("leased"),
         )
         .where(sa.true() if where is None else where)
         .group_by(batch_lanes.c.lane_id)
         .subquery()
     )
-    query = sa.select(
-        lanes.c.id, lanes.c.provider, lanes.c.key_id, lanes.c.model, lanes.c.queue, lanes.c.paused_until,
-        lanes.c.pause_code, lanes.c.pause_reason,
-        sa.func.coalesce(total.c.ready, 0), sa.func.coalesce(total.c.leased, 0),
-    ).order_by(lanes.c.provider, lanes.c.model, lanes.c.id)  # fmt: skip
-    query = query.join_from(lanes, total, lanes.c.id == total.c.lane_id, isouter=where is None)
-    return [LaneWork(*row[:8], int(row[8]), int(row[9])) for row in conn.execute(query)]
-
-
-def _first_lines(
-    conn: sa.Connection, where: sa.ColumnElement[bool], code: sa.ColumnElement[bool]
-) -> tuple[int, ...]:
-    rows = conn.execute(
-        sa.select(results.c.line).where(where, code).order_by(results.c.line).limit(FAILING_LINES)
-    ).scalars()
-    return tuple(int(line) for line in rows)
+    query: sa.Select[Any] = (
+        sa.select(*LANE_COLUMNS, sa.func.coalesce(total.c.ready, 0), sa.func.coalesce(total.c.leased, 0))
+        .join_from(lanes, total, lanes.c.id == total.c.lane_id, isouter=where is None)
+        .order_by(lanes.c.provider, lanes.c.model, lanes.c.id)
+    )
+    return [LaneWork(*row) for row in conn.execute(query)]

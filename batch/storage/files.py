@@ -13,10 +13,9 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from batch.domain.ids import new_file_id
-from batch.storage.engine import db_now
+from batch.domain.states import OPEN
+from batch.storage.engine import db_in, db_now
 from batch.storage.tables import batches, files
-
-OPEN_STATUSES = ("validating", "in_progress", "finalizing", "cancelling")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,37 +40,19 @@ _COLUMNS = [files.c[name] for name in FileRow.__slots__]
 
 
 def insert_file(
-    conn: sa.Connection,
-    *,
-    project_id: int,
-    purpose: str,
-    filename: str,
-    size_bytes: int,
-    blob: str,
-    sha256: str | None = None,
-    encoding: str | None = None,
-    expires_after_s: int | None = None,
+    conn: sa.Connection, *, blob: str, expires_after_s: int | None = None, **values: Any
 ) -> FileRow:
-    """A new file, made now by the database's clock; `expires_after_s` None keeps it for ever.
+    """A new file, made now by the database's clock; `expires_after_s` None keeps it for ever. `values`: project_id,
+    purpose, filename, size_bytes and, where there are any, sha256 and encoding.
 
     The file that owns `blob` already, where a commit's answer was lost: two rows would share its bytes.
     """
     stored = _one(conn, files.c.blob == blob)
     if stored is not None:
         return stored
-    values: dict[str, Any] = {
-        "public_id": new_file_id(),
-        "project_id": project_id,
-        "purpose": purpose,
-        "filename": filename,
-        "size_bytes": size_bytes,
-        "sha256": sha256,
-        "blob": blob,
-        "encoding": encoding,
-        "created_at": db_now(),
-        "expires_at": db_now() + expires_after_s * 1000 if expires_after_s else None,
-    }
-    return FileRow(*conn.execute(sa.insert(files).values(**values).returning(*_COLUMNS)).one())
+    times = {"created_at": db_now(), "expires_at": db_in(expires_after_s) if expires_after_s else None}
+    insert = sa.insert(files).values(public_id=new_file_id(), blob=blob, **times, **values)
+    return FileRow(*conn.execute(insert.returning(*_COLUMNS)).one())
 
 
 def find_file(conn: sa.Connection, project_id: int, public_id: str) -> FileRow | None:
@@ -130,7 +111,7 @@ def unneeded_blobs(conn: sa.Connection, limit: int) -> Sequence[tuple[int, str]]
     A batch that still runs reads its large bodies from its input blob, so that one stays until it ends.
     """
     in_use = sa.exists(
-        sa.select(batches.c.id).where(batches.c.input_file_id == files.c.id, batches.c.status.in_(OPEN_STATUSES))
+        sa.select(batches.c.id).where(batches.c.input_file_id == files.c.id, batches.c.status.in_(OPEN))
     )
     rows = conn.execute(
         sa.select(files.c.id, files.c.blob)

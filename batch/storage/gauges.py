@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from batch import telemetry
+from batch.domain.states import OPEN
 from batch.storage.engine import db_now
-from batch.storage.files import OPEN_STATUSES
 from batch.storage.tables import batch_lanes, batches, lanes, webhook_deliveries, workers
 
 _LIVE_MS = 60_000
@@ -35,11 +35,11 @@ def measure_load(connection: sa.Connection) -> None:
         telemetry.LEASED_LINES.labels(provider, model).set(int(leased))
     found = connection.execute(
         sa.select(batches.c.status, sa.func.count(), sa.func.min(batches.c.created_at), db_now())
-        .where(batches.c.status.in_(OPEN_STATUSES))
+        .where(batches.c.status.in_(OPEN))
         .group_by(batches.c.status)
     ).all()
     counts = {status: count for status, count, _oldest, _now in found}
-    for status in OPEN_STATUSES:
+    for status in OPEN:
         telemetry.OPEN_BATCHES.labels(status).set(counts.get(status, 0))
     telemetry.QUEUE_AGE.set(max(((now - oldest) / 1000 for _s, _c, oldest, now in found), default=0.0))
     pending = sa.select(sa.func.count()).where(webhook_deliveries.c.next_at.is_not(None))

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from batch.storage.batches import BatchError, insert_errors
-from batch.storage.engine import db_now
+from batch.storage.engine import copy_rows, db_now
 from batch.storage.jobs import renew_job_if_held
 from batch.storage.packing import pack_lines
-from batch.storage.tables import batch_lanes, batches, requests, results, slices
+from batch.storage.slices import Tally
+from batch.storage.tables import batches, requests, results, slices
 
 ERRORS_KEPT = 1000
 
@@ -94,7 +95,6 @@ class Start:
 
 _COLUMNS = ", ".join(RequestRow._fields)
 _INSERT_SQLITE = f"INSERT INTO requests ({_COLUMNS}) VALUES ({', '.join('?' * len(RequestRow._fields))})"  # noqa: S608
-_COPY_POSTGRESQL = f"COPY requests ({_COLUMNS}) FROM STDIN (FORMAT BINARY)"
 _COPY_TYPES = ["int8", "int8", "text", "text", "int8", "int8", "int4", "int4", "int2", "int8", "int8"]
 
 
@@ -180,12 +180,15 @@ def start_if_held(conn: sa.Connection, batch_id: int, epoch: int, start: Start) 
             job_owner=None,
             job_until=None,
         )
-        .returning(batches.c.status, batches.c.project_id, batches.c.priority, batches.c.expires_at)
+        .returning(batches.c.status, batches.c.priority)
     ).one_or_none()
     if done is None:
         return None
     _insert_slices(conn, batch_id, done.priority, start.cuts)
-    _insert_lanes(conn, batch_id, done, start.cuts)
+    tally = Tally()
+    for cut in start.cuts:
+        tally.add(cut.route[0], batch_id, ready=len(cut.lines))
+    tally.apply(conn)
     return str(done.status)
 
 
@@ -221,13 +224,8 @@ def _kept(before: int, errors: Sequence[BatchError]) -> Sequence[BatchError]:
 def _insert_requests(conn: sa.Connection, rows: list[RequestRow]) -> None:
     if conn.dialect.name == "sqlite":
         conn.exec_driver_sql(_INSERT_SQLITE, list(rows))
-        return
-    driver: Any = conn.connection.driver_connection
-    with driver.cursor() as cursor, cursor.copy(_COPY_POSTGRESQL) as copy:
-        copy.set_types(_COPY_TYPES)
-        write_row = copy.write_row
-        for row in rows:
-            write_row(row)
+    else:
+        copy_rows(conn, f"requests ({_COLUMNS})", _COPY_TYPES, rows)
 
 
 def _insert_refused(conn: sa.Connection, batch_id: int, refused: Sequence[RefusedRow]) -> None:
@@ -260,22 +258,3 @@ def _insert_slices(conn: sa.Connection, batch_id: int, priority: int, cuts: Sequ
     ]
     if rows:
         conn.execute(sa.insert(slices), rows)
-
-
-def _insert_lanes(conn: sa.Connection, batch_id: int, batch: Any, cuts: Sequence[Cut]) -> None:
-    ready: dict[int, int] = {}
-    for cut in cuts:
-        ready[cut.route[0]] = ready.get(cut.route[0], 0) + len(cut.lines)
-    rows = [
-        {
-            "lane_id": lane_id,
-            "batch_id": batch_id,
-            "project_id": batch.project_id,
-            "priority": batch.priority,
-            "deadline": batch.expires_at,
-            "ready_lines": lines,
-        }
-        for lane_id, lines in sorted(ready.items())
-    ]
-    if rows:
-        conn.execute(sa.insert(batch_lanes), rows)

@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from batch.storage.engine import db_now
+from batch.storage.engine import db_in
 from batch.storage.jobs import Job, waiting_jobs
 from batch.storage.tables import batch_lanes, batches, files, lanes, line_progress, results, slices
 
@@ -62,7 +62,7 @@ def late_leases(conn: sa.Connection, limit: int) -> list[str]:
     query = (
         sa.select(batches.c.public_id)
         .join(slices, slices.c.batch_id == batches.c.id)
-        .where(slices.c.state == "leased", slices.c.lease_until < db_now() - LATE_S * 1000)
+        .where(slices.c.state == "leased", slices.c.lease_until < db_in(-LATE_S))
         .distinct()
     )
     return _names(conn, query, limit)
@@ -94,7 +94,7 @@ def leftover_rows(conn: sa.Connection, limit: int) -> list[str]:
         sa.select(slices.c.id).where(slices.c.batch_id == batches.c.id, slices.c.state.in_(("ready", "leased")))
     )
     sealed = sa.select(batches.c.public_id).where(
-        batches.c.sealed_at < db_now() - LATE_S * 1000, batches.c.status.in_(("cancelled", "expired")), slices_left
+        batches.c.sealed_at < db_in(-LATE_S), batches.c.status.in_(("cancelled", "expired")), slices_left
     )
     progress_left = (
         sa.select(batches.c.public_id)

@@ -12,7 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from batch.storage.engine import db_now
+from batch.domain.states import TERMINAL
+from batch.storage.engine import Database, db_in, db_now
 from batch.storage.tables import batches
 
 JOB_LEASE_S = 45.0  # with the sweep's period: a dead holder's job is found within a minute
@@ -26,27 +27,24 @@ class Job(Enum):
     PURGE = "purge"        # terminal, not yet purged
 
 
-_TERMINAL = ("completed", "failed", "expired", "cancelled")
 _WAITS_FOR: dict[Job, tuple[sa.ColumnElement[bool], ...]] = {
     Job.INGEST: (batches.c.status == "validating",),
     Job.FINALIZE: (
         batches.c.status.in_(("finalizing", "cancelling", "in_progress")),
         batches.c.sealed_at.is_not(None),
     ),
-    Job.PURGE: (batches.c.status.in_(_TERMINAL), batches.c.purged_at.is_(None)),
+    Job.PURGE: (batches.c.status.in_(TERMINAL), batches.c.purged_at.is_(None)),
 }
+
+_FREE: dict[str, None] = {"job_owner": None, "job_until": None}
 
 
 def take_job_if_free(conn: sa.Connection, batch_id: int, job: Job, owner: str) -> int | None:
     """The new epoch, or None when there is no such job to do or another holds it."""
     return conn.execute(
         sa.update(batches)
-        .where(
-            batches.c.id == batch_id,
-            *_WAITS_FOR[job],
-            _is_free(),
-        )
-        .values(job_owner=owner, job_epoch=batches.c.job_epoch + 1, job_until=_lease_end())
+        .where(batches.c.id == batch_id, *_WAITS_FOR[job], _is_free())
+        .values(job_owner=owner, job_epoch=batches.c.job_epoch + 1, job_until=db_in(JOB_LEASE_S))
         .returning(batches.c.job_epoch)
     ).scalar_one_or_none()
 
@@ -56,7 +54,7 @@ def renew_job_if_held(conn: sa.Connection, batch_id: int, epoch: int, **progress
     done = conn.execute(
         sa.update(batches)
         .where(batches.c.id == batch_id, batches.c.job_epoch == epoch, batches.c.job_until.is_not(None))
-        .values(job_until=_lease_end(), **progress)
+        .values(job_until=db_in(JOB_LEASE_S), **progress)
     )
     return done.rowcount == 1
 
@@ -66,8 +64,19 @@ def release_job_if_held(conn: sa.Connection, batch_id: int, epoch: int) -> None:
     conn.execute(
         sa.update(batches)
         .where(batches.c.id == batch_id, batches.c.job_epoch == epoch)
-        .values(job_owner=None, job_until=None)
+        .values(_FREE)
     )
+
+
+def free_jobs_of(db: Database, dead: str) -> int:
+    """Let others take at once what a dead process held. Returns how many."""
+    with db.read() as conn:
+        ids = list(conn.execute(sa.select(batches.c.id).where(batches.c.job_owner == dead)).scalars())
+    for batch_id in ids:
+        with db.write() as conn:
+            held = (batches.c.id == batch_id, batches.c.job_owner == dead)
+            conn.execute(sa.update(batches).where(*held).values(_FREE))
+    return len(ids)
 
 
 def waiting_jobs(
@@ -83,11 +92,7 @@ def waiting_jobs(
     }[job]
     query = (
         sa.select(column)
-        .where(
-            *_WAITS_FOR[job],
-            _is_free(),
-            due_since <= db_now() - int(idle_s * 1000),
-        )
+        .where(*_WAITS_FOR[job], _is_free(), due_since <= db_in(-idle_s))
         .order_by(batches.c.id)
         .limit(limit)
     )
@@ -130,16 +135,7 @@ def publish_if_held(conn: sa.Connection, batch_id: int, epoch: int, *, source: s
             batches.c.sealed_at.is_not(None),
             batches.c.job_epoch == epoch,
         )
-        .values(
-            {
-                "status": target,
-                stamp: db_now(),
-                "job_owner": None,
-                "job_until": None,
-                "reserved_usd": 0.0,
-                **values,
-            }
-        )
+        .values({"status": target, stamp: db_now(), "reserved_usd": 0.0, **_FREE, **values})
     )
     return target if done.rowcount else None
 
@@ -148,13 +144,9 @@ def note_purged_if_held(conn: sa.Connection, batch_id: int, epoch: int) -> None:
     conn.execute(
         sa.update(batches)
         .where(batches.c.id == batch_id, batches.c.job_epoch == epoch, batches.c.purged_at.is_(None))
-        .values(purged_at=db_now(), job_owner=None, job_until=None)
+        .values(purged_at=db_now(), **_FREE)
     )
 
 
 def _is_free() -> sa.ColumnElement[bool]:
     return batches.c.job_until.is_(None) | (batches.c.job_until < db_now())
-
-
-def _lease_end() -> sa.ColumnElement[int]:
-    return db_now() + int(JOB_LEASE_S * 1000)

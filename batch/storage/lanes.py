@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from batch.storage.engine import db_now, insert_for
+from batch.storage.engine import db_in, db_now, insert_for
 from batch.storage.packing import among
 from batch.storage.tables import lanes
+
+_FOR_EVER = 253_402_300_799_000  # the end of the year 9999
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,12 @@ class LaneRow:
     succeeded_at: int | None
     learned: dict[str, Any]
     counters: dict[str, Any]
+
+    def is_paused(self, now_ms: int) -> bool:
+        return self.paused_until is not None and self.paused_until > now_ms
+
+
+LANE_COLUMNS = [lanes.c[name] for name in LaneRow.__slots__]
 
 
 def ensure_lane(conn: sa.Connection, provider: str, key_id: str, model: str, queue: str = "calls") -> int:
@@ -52,7 +60,7 @@ def ensure_lane(conn: sa.Connection, provider: str, key_id: str, model: str, que
 
 def get_lanes(conn: sa.Connection, ids: Iterable[int] | None = None) -> list[LaneRow]:
     """The lanes with these ids, or all, by id."""
-    query = sa.select(*(lanes.c[name] for name in LaneRow.__slots__)).order_by(lanes.c.id)
+    query = sa.select(*LANE_COLUMNS).order_by(lanes.c.id)
     if ids is not None:
         query = query.where(among(lanes.c.id, ids))
     return [LaneRow(*row) for row in conn.execute(query)]
@@ -68,14 +76,12 @@ def find_lanes(conn: sa.Connection, *, provider: str, key_id: str | None = None,
     return [int(i) for i in conn.execute(query).scalars()]
 
 
-def pause_lane(
-    conn: sa.Connection, lane_ids: Iterable[int], until_ms: int | None, code: str, reason: str
-) -> int:
-    """Pause until `until_ms` (database time; None: until resumed). A longer pause is never shortened.
+def pause_lane(conn: sa.Connection, lane_ids: Iterable[int], seconds: float | None, code: str, reason: str) -> int:
+    """Pause for `seconds` from the database's now (None: until resumed). A longer pause is never shortened.
 
     Returns how many lanes are now paused for this reason. `reason` is for people: no secrets, no bodies.
     """
-    until = _FOR_EVER if until_ms is None else until_ms
+    until = sa.literal(_FOR_EVER) if seconds is None else db_in(seconds)
     result = conn.execute(
         sa.update(lanes)
         .where(among(lanes.c.id, lane_ids))
@@ -83,14 +89,6 @@ def pause_lane(
         .values(paused_until=until, pause_code=code, pause_reason=reason)
     )
     return result.rowcount
-
-
-def pause_lane_for(
-    conn: sa.Connection, lane_ids: Iterable[int], seconds: float, code: str, reason: str
-) -> int:
-    """pause_lane, counted from the database's now."""
-    now = int(conn.execute(sa.select(db_now())).scalar_one())
-    return pause_lane(conn, lane_ids, now + int(seconds * 1000), code, reason)
 
 
 def resume_lane(conn: sa.Connection, lane_ids: Iterable[int]) -> int:
@@ -112,26 +110,13 @@ def note_success(conn: sa.Connection, lane_ids: Iterable[int]) -> None:
     )
 
 
-def save_learned(conn: sa.Connection, lane_id: int, patch: Mapping[str, Any]) -> None:
-    """Merge `patch` into the lane's learned facts, one level deep; a None removes the key. In a write()."""
-    _merge(conn, lane_id, "learned", patch)
-
-
-def save_counters(conn: sa.Connection, lane_id: int, counters: Mapping[str, Any]) -> None:
-    """Merge `counters` (hour and day windows, to re-seed Redis) into the lane's. In a write()."""
-    _merge(conn, lane_id, "counters", counters)
-
-
-_FOR_EVER = 253_402_300_799_000  # the end of the year 9999
-
-
-def _merge(conn: sa.Connection, lane_id: int, name: str, patch: Mapping[str, Any]) -> None:
+def merge_facts(
+    conn: sa.Connection, lane_id: int, name: Literal["learned", "counters"], patch: Mapping[str, Any]
+) -> None:
+    """Merge `patch` into what was learned of the lane, or into its hour and day counters (to re-seed Redis), one
+    level deep; a None removes the key. In a write()."""
     column = lanes.c[name]
-    held = conn.execute(
-        sa.select(column).where(lanes.c.id == lane_id).with_for_update(key_share=True)
-    ).scalar_one_or_none()
-    if held is None:
-        return
+    held = conn.execute(sa.select(column).where(lanes.c.id == lane_id).with_for_update(key_share=True)).scalar_one()
     merged = {key: value for key, value in {**held, **patch}.items() if value is not None}
     if merged != held:
         conn.execute(sa.update(lanes).where(lanes.c.id == lane_id).values({name: merged}))

@@ -16,9 +16,9 @@ import sqlalchemy as sa
 
 from batch.settings import LEASE_S
 from batch.storage.claims import SliceClaim
-from batch.storage.engine import Database, db_now
+from batch.storage.engine import Database, db_in
 from batch.storage.packing import among, unpack_lines
-from batch.storage.slices import Piece, Tally, insert_piece, lock_batch, rewrite_lines, save_progress
+from batch.storage.slices import UNHELD, Piece, Tally, insert_piece, lock_batch, rewrite_lines, save_progress
 from batch.storage.tables import batches, results, slices
 
 
@@ -37,7 +37,7 @@ _WITH_RESULT = sa.select(results.c.line).where(*_OF_LINES)
 _COUNT_RESULTS = sa.select(sa.func.count()).select_from(results).where(*_OF_LINES)
 
 
-def renew_if_held(db: Database, owner: str, held: Mapping[int, int], lease_s: float = LEASE_S) -> set[int]:
+def renew_if_held(db: Database, owner: str, held: Mapping[int, int]) -> set[int]:
     """Renew the leases of `held` (slice id → epoch). Returns the ids that are still held; the rest are lost."""
     if not held:
         return set()
@@ -46,18 +46,17 @@ def renew_if_held(db: Database, owner: str, held: Mapping[int, int], lease_s: fl
         conn.execute(
             sa.update(slices)
             .where(among(slices.c.id, mine), slices.c.owner == owner, slices.c.state == "leased")
-            .values(lease_until=db_now() + int(lease_s * 1000))
+            .values(lease_until=db_in(LEASE_S))
         )
     return set(mine)
 
 
-def close_if_held(conn: sa.Connection, owner: str, held: Mapping[int, int]) -> set[int]:
-    """Close those of `held` (slice id → epoch) that have no open line. Returns the closed ids.
+def close_if_held(conn: sa.Connection, owner: str, held: Mapping[int, int]) -> None:
+    """Close those of `held` (slice id → epoch) that have no open line.
 
     Runs inside the recorder's transaction, after its results. Where a slice holds a reserve, its batch row
     must be locked already.
     """
-    closed: set[int] = set()
     tally = Tally()
     for row in _lock_held(conn, owner, held).values():
         if count_results(conn, row.batch_id, unpack_lines(row.lines)) < row.line_count:
@@ -65,13 +64,11 @@ def close_if_held(conn: sa.Connection, owner: str, held: Mapping[int, int]) -> s
         conn.execute(
             sa.update(slices)
             .where(slices.c.id == row.id, slices.c.owner == owner, slices.c.epoch == row.epoch)
-            .values(state="done", owner=None, lease_until=None, reserved_usd=0)
+            .values(state="done", **UNHELD)
         )
         release_reserve(conn, row.batch_id, row.reserved_usd)
         tally.add(row.lane_id, row.batch_id, leased=-row.line_count)
-        closed.add(row.id)
     tally.apply(conn)
-    return closed
 
 
 def give_back_if_held(
@@ -154,9 +151,5 @@ def _shrink(conn: sa.Connection, row: Any, keep: Sequence[int], tally: Tally) ->
     release_reserve(conn, row.batch_id, row.reserved_usd - kept_reserve)
     if keep:
         rewrite_lines(conn, row.id, keep, reserved_usd=kept_reserve)
-        return
-    conn.execute(
-        sa.update(slices)
-        .where(slices.c.id == row.id)
-        .values(state="done", owner=None, lease_until=None, reserved_usd=0)
-    )
+    else:
+        conn.execute(sa.update(slices).where(slices.c.id == row.id).values(state="done", **UNHELD))

@@ -30,7 +30,7 @@ def migrate(db: Database) -> None:
     with db.write() as connection:  # BEGIN IMMEDIATE keeps other starters out on SQLite
         if not db.is_sqlite:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-        command.upgrade(_config(connection), "head")
+        command.upgrade(alembic_config(connection), "head")
 
 
 def migrate_at(url: str) -> None:
@@ -58,14 +58,6 @@ def pending(db: Database) -> bool:
     return current != _newest()
 
 
-def downgrade(db: Database, revision: str = "base") -> None:
-    """Go back to `revision`; "base" removes every table. For tests and for people who know why."""
-    with db.write() as connection:
-        if not db.is_sqlite:
-            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-        command.downgrade(_config(connection), revision)
-
-
 def _place(url: str) -> str:
     try:
         parsed = make_url(url)
@@ -90,10 +82,10 @@ def migrations_folder() -> Path:
 
 @cache
 def _newest() -> set[str]:
-    return set(ScriptDirectory.from_config(_config()).get_heads())
+    return set(ScriptDirectory.from_config(alembic_config()).get_heads())
 
 
-def _config(connection: sa.Connection | None = None) -> Config:
+def alembic_config(connection: sa.Connection | None = None) -> Config:
     config = Config()
     config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
     config.attributes["connection"] = connection

@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from batch.storage.batches import BatchError, insert_errors
+from batch.storage.slices import HAS_RESULT
 from batch.storage.tables import batch_errors, batch_lanes, batches, line_progress, requests, results, slices
 
 
@@ -46,10 +47,9 @@ _RESULTS_POSTGRESQL = (
 
 def open_between(conn: sa.Connection, batch_id: int, after: int, upto: int) -> list[tuple[int, str]]:
     """(line, custom_id) of lines after < line ≤ upto without a result, ascending."""
-    has_result = sa.exists().where(results.c.batch_id == requests.c.batch_id, results.c.line == requests.c.line)
     rows = conn.execute(
         sa.select(requests.c.line, requests.c.custom_id)
-        .where(requests.c.batch_id == batch_id, requests.c.line > after, requests.c.line <= upto, ~has_result)
+        .where(requests.c.batch_id == batch_id, requests.c.line > after, requests.c.line <= upto, ~HAS_RESULT)
         .order_by(requests.c.line)
     )
     return [(line, custom_id) for line, custom_id in rows]

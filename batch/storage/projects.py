@@ -7,12 +7,13 @@ May not touch: how keys are made or shown (operations.keys).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
-from batch.domain.errors import Conflict, NotFound
+from batch.domain.errors import NotFound
 from batch.domain.ids import new_id
 from batch.storage.engine import db_now
 from batch.storage.tables import api_keys, batches, files, projects
@@ -32,34 +33,12 @@ class Project:
     max_priority: str = "high"
 
 
-@dataclass(frozen=True, slots=True)
-class KeyRow:
-    """An API key as it may be shown: `hint` is its last four characters. Times are Unix milliseconds."""
-
-    id: int
-    public_id: str
-    project_id: int
-    project: str
-    name: str
-    hint: str
-    created_at: int
-    last_used_at: int | None
-    revoked_at: int | None
-
-
-def ensure_default_project(connection: sa.Connection) -> Project:
-    """The project that keyless servers use and that exists from the start. Call inside `db.write()`."""
-    return find_project(connection, DEFAULT_PROJECT) or insert_project(connection, DEFAULT_PROJECT)
-
-
-def insert_project(connection: sa.Connection, name: str) -> Project:
-    """Raises Conflict when the name is taken."""
-    if find_project(connection, name):
-        raise Conflict(f"There is a project named '{name}' already.", param="name")
-    connection.execute(
-        sa.insert(projects).values(public_id=new_id("proj_"), name=name, created_at=db_now(), limits={})
-    )
-    return get_project(connection, name)
+def ensure_project(connection: sa.Connection, name: str = DEFAULT_PROJECT) -> Project:
+    """By name or by public id; made when there is none. The default one serves without keys. In a write()."""
+    if found := find_project(connection, name):
+        return found
+    insert = sa.insert(projects).values(public_id=new_id("proj_"), name=name, created_at=db_now(), limits={})
+    return _project(connection.execute(insert.returning(*projects.c)).one())
 
 
 def find_project(connection: sa.Connection, name: str) -> Project | None:
@@ -89,31 +68,25 @@ def load_project(connection: sa.Connection, project_id: int) -> Project:
 def update_project(
     connection: sa.Connection,
     project_id: int,
-    *,
-    limits: dict[str, Any] | None = None,
-    allowed_providers: list[str] | None = None,
-    max_priority: str | None = None,
-) -> None:
-    """Replace what is given; an empty list of providers lifts the restriction."""
-    values: dict[str, Any] = {}
-    if limits is not None:
-        values["limits"] = limits
+    limits: dict[str, Any],
+    allowed_providers: list[str] | None,
+    max_priority: str | None,
+) -> Project:
+    """Replace what is not None; an empty list of providers lifts the restriction."""
+    values: dict[str, Any] = {"limits": limits}
     if allowed_providers is not None:
         values["allowed_providers"] = allowed_providers or sa.null()
     if max_priority is not None:
         values["max_priority"] = max_priority
-    if values:
-        connection.execute(sa.update(projects).where(projects.c.id == project_id).values(**values))
+    update = sa.update(projects).where(projects.c.id == project_id).values(**values)
+    return _project(connection.execute(update.returning(*projects.c)).one())
 
 
 def stored_bytes(connection: sa.Connection, project_id: int) -> int:
     """Bytes of the project's files that are not deleted."""
+    query = sa.select(sa.func.coalesce(sa.func.sum(files.c.size_bytes), 0))
     return int(
-        connection.execute(
-            sa.select(sa.func.coalesce(sa.func.sum(files.c.size_bytes), 0)).where(
-                files.c.project_id == project_id, files.c.deleted_at.is_(None)
-            )
-        ).scalar_one()
+        connection.execute(query.where(files.c.project_id == project_id, files.c.deleted_at.is_(None))).scalar_one()
     )
 
 
@@ -154,9 +127,9 @@ def note_key_used(connection: sa.Connection, key_ids: list[int]) -> None:
     connection.execute(sa.update(api_keys).where(api_keys.c.id.in_(key_ids)).values(last_used_at=db_now()))
 
 
-def list_keys(connection: sa.Connection, project_id: int | None = None) -> list[KeyRow]:
-    """Oldest first, revoked ones included."""
-    query = (
+def list_keys(connection: sa.Connection, project_id: int | None = None) -> Sequence[sa.Row[Any]]:
+    """Keys as they may be shown: `hint` is the last four characters. Oldest first, revoked ones included."""
+    query: sa.Select[Any] = (
         sa.select(
             api_keys.c.id, api_keys.c.public_id, api_keys.c.project_id, projects.c.name.label("project"),
             api_keys.c.name, api_keys.c.hint, api_keys.c.created_at, api_keys.c.last_used_at, api_keys.c.revoked_at,
@@ -166,7 +139,7 @@ def list_keys(connection: sa.Connection, project_id: int | None = None) -> list[
     )
     if project_id is not None:
         query = query.where(api_keys.c.project_id == project_id)
-    return [KeyRow(*row) for row in connection.execute(query)]
+    return connection.execute(query).all()
 
 
 def revoke_key_if_live(connection: sa.Connection, public_id: str) -> bool:

@@ -15,10 +15,10 @@ import sqlalchemy as sa
 
 from batch.settings import LEASE_S, RENEW_EVERY_S, SLICE_MAX_LINES
 from batch.storage.claims import SOLO_CRASHES
-from batch.storage.engine import Database, db_now
+from batch.storage.engine import Database, db_in, db_now
 from batch.storage.leases import count_results, lines_with_result, release_reserve
 from batch.storage.packing import pack_lines, unpack_lines
-from batch.storage.slices import Piece, Tally, insert_piece, lock_batch, recount_pair, without
+from batch.storage.slices import HAS_RESULT, UNHELD, Piece, Tally, insert_piece, lock_batch, recount_pair, without
 from batch.storage.tables import batch_lanes, batches, lanes, line_progress, requests, results, slices
 
 HALVE_FROM = 2  # crashes after which a further one halves the slice
@@ -37,24 +37,24 @@ class Doomed:
     custom_id: str
 
 
-def expire_leases(db: Database, *, limit: int = 200) -> int:
-    """Take slices from holders whose lease ran out: ready again, suspicion + 1. Returns how many.
+def expire_leases(db: Database, *, dead: str | None = None, limit: int = 200) -> int:
+    """Take slices from holders whose lease ran out, or from one that is `dead`: ready again, suspicion + 1. How many.
 
     From the third crash without a result on, a slice is halved, down to one line marked solo.
     """
     with db.read() as conn:
         seen_at = db.now(conn)
-        ids = list(conn.execute(_expired().with_only_columns(slices.c.id, slices.c.batch_id, slices.c.reserved_usd)
+        ids = list(conn.execute(_expired(dead).with_only_columns(slices.c.id, slices.c.batch_id, slices.c.reserved_usd)
                                 .order_by(slices.c.lease_until).limit(limit)))  # fmt: skip
     plain = [row.id for row in ids if not row.reserved_usd]
-    expired = _expire(db, plain, seen_at) if plain else 0
+    expired = _expire(db, plain, seen_at, dead) if plain else 0
     for row in ids:
         if row.reserved_usd:
-            expired += _expire(db, [row.id], seen_at, batch_id=row.batch_id)
+            expired += _expire(db, [row.id], seen_at, dead, batch_id=row.batch_id)
     return expired
 
 
-def take_doomed(db: Database, owner: str, *, limit: int = 50, lease_s: float = LEASE_S) -> list[Doomed]:
+def take_doomed(db: Database, owner: str, *, limit: int = 50) -> list[Doomed]:
     """Lease solo lines that crashed their worker three times, so that `owner` can record their failure."""
     with db.write() as conn:
         chosen = conn.execute(
@@ -63,7 +63,7 @@ def take_doomed(db: Database, owner: str, *, limit: int = 50, lease_s: float = L
             .limit(limit)
             .with_for_update(skip_locked=True)
         ).scalars()
-        return [doomed for slice_id in sorted(chosen) if (doomed := _doom(conn, slice_id, owner, lease_s))]
+        return [doomed for slice_id in sorted(chosen) if (doomed := _doom(conn, slice_id, owner))]
 
 
 def wake_slices(db: Database, *, limit: int = 500) -> int:
@@ -75,15 +75,14 @@ def wake_slices(db: Database, *, limit: int = 500) -> int:
     tally = Tally()
     with db.write() as conn:
         ids = list(conn.execute(due.with_for_update(skip_locked=True)).scalars())
-        for slice_id in ids:
-            row = conn.execute(
-                sa.update(slices)
-                .where(slices.c.id == slice_id, slices.c.state == "ready", slices.c.not_before.is_not(None))
-                .values(not_before=None)
-                .returning(slices.c.lane_id, slices.c.batch_id, slices.c.line_count)
-            ).first()
-            if row is not None:
-                tally.add(row.lane_id, row.batch_id, ready=row.line_count)
+        woken = conn.execute(
+            sa.update(slices)
+            .where(slices.c.id.in_(ids), slices.c.state == "ready", slices.c.not_before.is_not(None))
+            .values(not_before=None)
+            .returning(slices.c.lane_id, slices.c.batch_id, slices.c.line_count)
+        )
+        for row in woken:
+            tally.add(row.lane_id, row.batch_id, ready=row.line_count)
         tally.apply(conn)
     return len(ids)
 
@@ -145,7 +144,7 @@ def stranded_batches(conn: sa.Connection, *, limit: int = 20) -> list[int]:
     )
     copies = (
         sa.select(sa.func.count())
-        .where(requests.c.batch_id == batches.c.id, requests.c.copy_of.is_not(None), ~_has_result())
+        .where(requests.c.batch_id == batches.c.id, requests.c.copy_of.is_not(None), ~HAS_RESULT)
         .scalar_subquery()
     )
     left = batches.c.total - batches.c.completed - batches.c.failed
@@ -218,18 +217,21 @@ def recount_lanes(db: Database) -> int:
     return len(pairs)
 
 
-def _expired() -> sa.Select[Any]:
-    return sa.select(slices).where(slices.c.state == "leased", slices.c.lease_until < db_now())
+def _expired(dead: str | None) -> sa.Select[Any]:
+    is_over = slices.c.lease_until < db_now() if dead is None else slices.c.owner == dead
+    return sa.select(slices).where(slices.c.state == "leased", is_over)
 
 
-def _expire(db: Database, ids: Collection[int], seen_at: int, batch_id: int | None = None) -> int:
+def _expire(
+    db: Database, ids: Collection[int], seen_at: int, dead: str | None, batch_id: int | None = None
+) -> int:
     tally, count = Tally(), 0
     with db.write() as conn:
         if batch_id is not None:
             lock_batch(conn, batch_id)
         if db.now(conn) - seen_at > STALE_S * 1000:
             return 0
-        chosen = _expired().where(slices.c.id.in_(ids)).order_by(slices.c.id)
+        chosen = _expired(dead).where(slices.c.id.in_(ids)).order_by(slices.c.id)
         for row in conn.execute(chosen.with_for_update(skip_locked=True)).fetchall():
             release_reserve(conn, row.batch_id, row.reserved_usd)
             _return_crashed(conn, row, tally)
@@ -265,15 +267,15 @@ def _set_free(conn: sa.Connection, row: Any, **values: Any) -> None:
     conn.execute(
         sa.update(slices)
         .where(slices.c.id == row.id, slices.c.state == "leased", slices.c.epoch == row.epoch)
-        .values(owner=None, lease_until=None, not_before=None, reserved_usd=0, **values)
+        .values(not_before=None, **UNHELD, **values)
     )
 
 
-def _doom(conn: sa.Connection, slice_id: int, owner: str, lease_s: float) -> Doomed | None:
+def _doom(conn: sa.Connection, slice_id: int, owner: str) -> Doomed | None:
     row = conn.execute(
         sa.update(slices)
         .where(slices.c.id == slice_id, slices.c.state == "ready")
-        .values(state="leased", owner=owner, epoch=slices.c.epoch + 1, lease_until=db_now() + int(lease_s * 1000))
+        .values(state="leased", owner=owner, epoch=slices.c.epoch + 1, lease_until=db_in(LEASE_S))
         .returning(slices.c.id, slices.c.epoch, slices.c.batch_id, slices.c.lines)
     ).first()
     if row is None:
@@ -304,12 +306,8 @@ def _hop(conn: sa.Connection, row: Any, paused: set[int], tally: Tally) -> bool:
 
 def _open_lines(conn: sa.Connection, batch_id: int) -> list[int]:
     own = requests.c.copy_of.is_(None)  # a copy takes another line's answer: operations/dedupe.py
-    query = sa.select(requests.c.line).where(requests.c.batch_id == batch_id, own, ~_has_result())
+    query = sa.select(requests.c.line).where(requests.c.batch_id == batch_id, own, ~HAS_RESULT)
     return list(conn.execute(query.order_by(requests.c.line)).scalars())
-
-
-def _has_result() -> sa.Exists:
-    return sa.exists().where(results.c.batch_id == requests.c.batch_id, results.c.line == requests.c.line)
 
 
 def _by_parent(rows: Sequence[Any], missing: Sequence[int]) -> list[tuple[Any, list[int]]]:

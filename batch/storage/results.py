@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from batch.domain.outcome import Usage
 from batch.domain.result import LineResult
 from batch.storage.claims import SliceClaim
-from batch.storage.engine import Database, db_now
+from batch.storage.engine import Database, copy_rows, db_now
 from batch.storage.leases import close_if_held, lines_with_result
 from batch.storage.packing import among
 from batch.storage.tables import batches, line_progress, results, slices
@@ -40,23 +40,22 @@ class GroupReport:
     dropped_unheld: int = 0
     sealed_batches: list[int] = field(default_factory=list)
     paused_batches: list[int] = field(default_factory=list)
-    closed_slices: set[int] = field(default_factory=set)
 
 
 # Built once: these run for every group, and building a statement costs more than running it.
+_ADVANCED = (
+    "completed", "failed", "last_seq", *Usage._fields, "billed_input_tokens", "billed_output_tokens",
+    "cost_usd", "unpriced", "reserved_usd", "report",
+)  # fmt: skip
+_READ = (
+    "id", "public_id", "project_id", "status", "paused", "sealed_at", "total", "budget_usd", "max_failure_share",
+)  # fmt: skip
 _LOCK_BATCHES = (
-    sa.select(
-        *(batches.c[name] for name in (
-            "id", "public_id", "project_id", "status", "paused", "sealed_at", "total", "completed", "failed",
-            "last_seq",
-            "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "billed_input_tokens",
-            "billed_output_tokens", "cost_usd", "unpriced", "reserved_usd", "budget_usd", "max_failure_share", "report",
-        ))
-    )
+    sa.select(*(batches.c[name] for name in (*_READ, *_ADVANCED)))
     .where(among(batches.c.id, "ids"))
     .order_by(batches.c.id)
     .with_for_update(key_share=True)
-)  # fmt: skip
+)
 _LOCK_SLICES = (
     sa.select(slices.c.id, slices.c.epoch, slices.c.suspicion, slices.c.reserved_usd)
     .where(among(slices.c.id, "ids"), slices.c.owner == sa.bindparam("holder"), slices.c.state == "leased")
@@ -66,10 +65,6 @@ _LOCK_SLICES = (
 _FORGET = sa.delete(line_progress).where(
     line_progress.c.batch_id == sa.bindparam("batch"), among(line_progress.c.line, "lines")
 )
-_ADVANCED = (
-    "completed", "failed", "last_seq", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens",
-    "billed_input_tokens", "billed_output_tokens", "cost_usd", "unpriced", "reserved_usd", "report",
-)  # fmt: skip
 _ADVANCE = (
     sa.update(batches)
     .where(batches.c.id == sa.bindparam("batch"))
@@ -94,7 +89,7 @@ def record_group(
             _record(conn, mine, owner, chosen, report)
             held = {claim.slice_id: claim.epoch for claim in closing if claim.batch_id in chosen}
             if held:
-                report.closed_slices |= close_if_held(conn, owner, held)
+                close_if_held(conn, owner, held)
     return report
 
 
@@ -114,8 +109,9 @@ def _record(
     conn: sa.Connection, rows: Sequence[LineResult], owner: str, ids: set[int], report: GroupReport
 ) -> None:
     """The pipeline of one transaction; every later step sees only what the earlier ones let through."""
-    locked = _lock_batches(conn, ids)
-    held = _lock_slices(conn, rows, owner)
+    locked = {row.id: row for row in conn.execute(_LOCK_BATCHES, {"ids": ids})}
+    mine = conn.execute(_LOCK_SLICES, {"ids": {row.slice_id for row in rows}, "holder": owner})
+    held = {(row.id, row.epoch): row for row in mine}
     by_batch: dict[int, list[LineResult]] = {}
     for row in rows:
         by_batch.setdefault(row.batch_id, []).append(row)
@@ -128,20 +124,10 @@ def _record(
         fresh = _drop_duplicates(conn, batch_id, fresh, report)
         if fresh:
             _insert(conn, batch.last_seq, fresh)
-            _forget_progress(conn, batch_id, fresh)
+            conn.execute(_FORGET, {"batch": batch_id, "lines": [row.line for row in fresh]})
             released = _settle_slices(conn, fresh, held)
             _advance(conn, batch, fresh, released, report)
             report.recorded += len(fresh)
-
-
-def _lock_batches(conn: sa.Connection, ids: set[int]) -> dict[int, Any]:
-    return {row.id: row for row in conn.execute(_LOCK_BATCHES, {"ids": ids})}
-
-
-def _lock_slices(conn: sa.Connection, rows: Sequence[LineResult], owner: str) -> dict[tuple[int, int], Any]:
-    """The slices of the group that `owner` holds, by (id, epoch)."""
-    found = conn.execute(_LOCK_SLICES, {"ids": {row.slice_id for row in rows}, "holder": owner})
-    return {(row.id, row.epoch): row for row in found}
 
 
 def _drop_unheld(
@@ -166,13 +152,12 @@ def _drop_duplicates(
     return fresh
 
 
+_COLUMNS = "batch_id, line, seq, custom_id, ok, code, output"
 # By rows a statement: SQLite's driver lets go of the interpreter's lock for each, and must win it back from the loop.
 _INSERT_SQLITE = {
-    rows: "INSERT INTO results (batch_id, line, seq, custom_id, ok, code, output) VALUES "  # noqa: S608
-    + ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * rows)
+    rows: f"INSERT INTO results ({_COLUMNS}) VALUES {', '.join(['(?, ?, ?, ?, ?, ?, ?)'] * rows)}"  # noqa: S608
     for rows in (100, 10, 1)
 }
-_COPY_POSTGRESQL = "COPY results (batch_id, line, seq, custom_id, ok, code, output) FROM STDIN (FORMAT BINARY)"
 _COPY_TYPES = ["int8", "int8", "int8", "text", "bool", "text", "text"]
 
 
@@ -186,16 +171,8 @@ def _insert(conn: sa.Connection, last_seq: int, rows: list[LineResult]) -> None:
             count = next(rows for rows in _INSERT_SQLITE if rows <= len(values))
             conn.exec_driver_sql(_INSERT_SQLITE[count], tuple(chain.from_iterable(values[:count])))
             values = values[count:]
-        return
-    driver: Any = conn.connection.driver_connection
-    with driver.cursor() as cursor, cursor.copy(_COPY_POSTGRESQL) as copy:
-        copy.set_types(_COPY_TYPES)
-        for value in values:
-            copy.write_row(value)
-
-
-def _forget_progress(conn: sa.Connection, batch_id: int, rows: list[LineResult]) -> None:
-    conn.execute(_FORGET, {"batch": batch_id, "lines": [row.line for row in rows]})
+    else:
+        copy_rows(conn, f"results ({_COLUMNS})", _COPY_TYPES, values)
 
 
 def _settle_slices(conn: sa.Connection, rows: list[LineResult], held: dict[tuple[int, int], Any]) -> float:
@@ -226,10 +203,7 @@ def _advance(
         "completed": completed,
         "failed": failed,
         "last_seq": batch.last_seq + len(rows),
-        "input_tokens": batch.input_tokens + usage.input_tokens,
-        "cached_tokens": batch.cached_tokens + usage.cached_tokens,
-        "output_tokens": batch.output_tokens + usage.output_tokens,
-        "reasoning_tokens": batch.reasoning_tokens + usage.reasoning_tokens,
+        **{name: getattr(batch, name) + getattr(usage, name) for name in Usage._fields},
         "billed_input_tokens": batch.billed_input_tokens + billed.input_tokens,
         "billed_output_tokens": batch.billed_output_tokens + billed.output_tokens,
         "cost_usd": cost,
@@ -249,13 +223,7 @@ def _advance(
 
 
 def _sum(usages: Iterable[Usage]) -> Usage:
-    total_input = cached = output = reasoning = 0
-    for usage in usages:
-        total_input += usage.input_tokens
-        cached += usage.cached_tokens
-        output += usage.output_tokens
-        reasoning += usage.reasoning_tokens
-    return Usage(total_input, cached, output, reasoning)
+    return Usage(*map(sum, zip(*usages, strict=True)))
 
 
 def _sealing(batch: Any) -> dict[str, Any]:

@@ -12,9 +12,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from batch.storage.engine import db_now, insert_for
+from batch.storage.engine import db_in, db_now, insert_for
 from batch.storage.packing import pack_lines
-from batch.storage.tables import batch_lanes, batches, line_progress, slices
+from batch.storage.tables import batch_lanes, batches, line_progress, requests, results, slices
+
+UNHELD: dict[str, Any] = {"owner": None, "lease_until": None, "reserved_usd": 0.0}
+HAS_RESULT = sa.exists().where(results.c.batch_id == requests.c.batch_id, results.c.line == requests.c.line)
 
 
 @dataclass(slots=True)
@@ -58,23 +61,22 @@ class Tally:
                 _change(conn, lane_id, batch_id, ready, leased)
 
 
-def insert_piece(conn: sa.Connection, parent: Any, piece: Piece, tally: Tally) -> int:
-    """A new ready slice with `piece`'s lines, otherwise like its parent's row; its id."""
+def insert_piece(conn: sa.Connection, parent: Any, piece: Piece, tally: Tally) -> None:
+    """A new ready slice with `piece`'s lines, otherwise like its parent's row."""
     hop = parent.hop if piece.hop is None else piece.hop
     lane_id = parent.lane_id if hop == parent.hop else parent.route[hop]
     waits = piece.wait_s > 0
-    slice_id = conn.execute(
+    conn.execute(
         sa.insert(slices).values(
             batch_id=parent.batch_id, lane_id=lane_id, route=parent.route, hop=hop, priority=parent.priority,
             position=parent.position, lines=pack_lines(piece.lines), line_count=len(piece.lines),
             est_tokens=parent.est_tokens * len(piece.lines) // parent.line_count, prefix=parent.prefix,
-            state="ready", epoch=0, not_before=db_now() + int(piece.wait_s * 1000) if waits else None,
+            state="ready", epoch=0, not_before=db_in(piece.wait_s) if waits else None,
             suspicion=parent.suspicion if piece.suspicion is None else piece.suspicion,
             solo=parent.solo if piece.solo is None else piece.solo,
-        ).returning(slices.c.id)
-    ).scalar_one()  # fmt: skip
+        )
+    )  # fmt: skip
     tally.add(lane_id, parent.batch_id, ready=0 if waits else len(piece.lines))
-    return int(slice_id)
 
 
 def rewrite_lines(conn: sa.Connection, slice_id: int, lines: Sequence[int], **values: Any) -> None:
@@ -114,22 +116,14 @@ def save_progress(
 
 def recount_pair(conn: sa.Connection, lane_id: int, batch_id: int) -> None:
     """Set one row of batch_lanes to what its slices say."""
-
-    def lines(*where: sa.ColumnElement[bool]) -> sa.ScalarSelect[int]:
-        total = sa.func.coalesce(sa.func.sum(slices.c.line_count), 0)
-        return (
-            sa.select(total)
-            .where(slices.c.lane_id == lane_id, slices.c.batch_id == batch_id, *where)
-            .scalar_subquery()
-        )
-
+    total = sa.select(sa.func.coalesce(sa.func.sum(slices.c.line_count), 0))
+    total = total.where(slices.c.lane_id == lane_id, slices.c.batch_id == batch_id)
+    ready = total.where(slices.c.state == "ready", slices.c.not_before.is_(None))
+    leased = total.where(slices.c.state == "leased")
     conn.execute(
         sa.update(batch_lanes)
         .where(batch_lanes.c.lane_id == lane_id, batch_lanes.c.batch_id == batch_id)
-        .values(
-            ready_lines=lines(slices.c.state == "ready", slices.c.not_before.is_(None)),
-            leased_lines=lines(slices.c.state == "leased"),
-        )
+        .values(ready_lines=ready.scalar_subquery(), leased_lines=leased.scalar_subquery())
     )
 
 

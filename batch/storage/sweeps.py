@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import sqlalchemy as sa
 
-from batch.storage.engine import Database, db_now, insert_for
+from batch.storage.engine import Database, db_in, db_now, insert_for
 from batch.storage.tables import sweeps
 
 SWEEP_LEASE_S = 30.0  # of a process that died; a sweep that takes longer is safe to run twice at once
@@ -37,7 +37,7 @@ def due_sweeps(conn: sa.Connection, names: Mapping[str, float]) -> list[str]:
 def take_if_due(db: Database, name: str, *, every_s: float) -> bool:
     """True when this process may run the sweep now."""
     with db.write() as conn:
-        lease = sa.update(sweeps).where(_is_due(name, every_s)).values(lease_until=_in(SWEEP_LEASE_S))
+        lease = sa.update(sweeps).where(_is_due(name, every_s)).values(lease_until=db_in(SWEEP_LEASE_S))
         return conn.execute(lease).rowcount == 1
 
 
@@ -47,7 +47,7 @@ def finish_sweep(db: Database, name: str, *, every_s: float, report: str) -> Non
         conn.execute(
             sa.update(sweeps)
             .where(sweeps.c.name == name)
-            .values(due_at=_in(every_s), lease_until=None, last_report=report)
+            .values(due_at=db_in(every_s), lease_until=None, last_report=report)
         )
 
 
@@ -55,11 +55,7 @@ def _is_due(name: str, every_s: float) -> sa.ColumnElement[bool]:
     """What lies further ahead than it can have been put was put there before the clock was set back: it is over."""
 
     def is_over(at: sa.Column[int], span_s: float) -> sa.ColumnElement[bool]:
-        return (at <= db_now()) | (at > _in(span_s))
+        return (at <= db_now()) | (at > db_in(span_s))
 
     free = sweeps.c.lease_until.is_(None) | is_over(sweeps.c.lease_until, SWEEP_LEASE_S)
     return (sweeps.c.name == name) & is_over(sweeps.c.due_at, every_s) & free
-
-
-def _in(seconds: float) -> sa.ColumnElement[int]:
-    return db_now() + int(seconds * 1000)

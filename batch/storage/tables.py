@@ -38,6 +38,15 @@ def _partial(where: str, name: str, *columns: str, unique: bool = False) -> sa.I
     return sa.Index(name, *columns, unique=unique, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
 
 
+def _counts(*names: str) -> list[sa.Column[int]]:
+    return [sa.Column(name, sa.BigInteger, nullable=False, server_default="0") for name in names]
+
+
+def _times(*names: str) -> list[sa.Column[int]]:
+    """What may still be to come."""
+    return [sa.Column(name, Millis) for name in names]
+
+
 projects = sa.Table(
     "projects",
     metadata,
@@ -60,8 +69,7 @@ api_keys = sa.Table(
     sa.Column("key_hash", sa.Text, nullable=False, unique=True),  # SHA-256 of a 256-bit random key
     sa.Column("hint", sa.Text, nullable=False),  # the last four characters
     sa.Column("created_at", Millis, nullable=False),
-    sa.Column("last_used_at", Millis),
-    sa.Column("revoked_at", Millis),
+    *_times("last_used_at", "revoked_at"),
 )
 
 files = sa.Table(
@@ -78,9 +86,7 @@ files = sa.Table(
     sa.Column("encoding", sa.Text),  # "gzip" when the blob is compressed input
     sa.Column("status", sa.Text, nullable=False, server_default="processed"),
     sa.Column("created_at", Millis, nullable=False),
-    sa.Column("expires_at", Millis),
-    sa.Column("deleted_at", Millis),
-    sa.Column("blob_deleted_at", Millis),
+    *_times("expires_at", "deleted_at", "blob_deleted_at"),
     sa.CheckConstraint("size_bytes >= 0", name="size"),
     sa.Index("ix_files_project_created", "project_id", "created_at", "id"),
     _partial("expires_at IS NOT NULL AND deleted_at IS NULL", "ix_files_expires", "expires_at"),
@@ -144,38 +150,22 @@ batches = sa.Table(
     sa.Column("created_at", Millis, nullable=False),
     sa.Column("in_progress_at", Millis),
     sa.Column("expires_at", Millis),  # null: no completion window (run)
-    sa.Column("finalizing_at", Millis),
-    sa.Column("completed_at", Millis),
-    sa.Column("failed_at", Millis),
-    sa.Column("expired_at", Millis),
-    sa.Column("cancelling_at", Millis),
-    sa.Column("cancelled_at", Millis),
+    *_times("finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at", "cancelled_at"),
     sa.Column("sealed_at", Millis),  # internal: after it no result is recorded
     sa.Column("purged_at", Millis),
-    sa.Column("total", sa.BigInteger, nullable=False, server_default="0"),
-    sa.Column("completed", sa.BigInteger, nullable=False, server_default="0"),
-    sa.Column("failed", sa.BigInteger, nullable=False, server_default="0"),
-    sa.Column("last_seq", sa.BigInteger, nullable=False, server_default="0"),
-    sa.Column("input_tokens", sa.BigInteger, nullable=False, server_default="0"),
-    sa.Column("cached_tokens", sa.BigInteger, nullable=False, server_default="0"),
-    sa.Column("output_tokens", sa.BigInteger, nullable=False, server_default="0"),
-    sa.Column("reasoning_tokens", sa.BigInteger, nullable=False, server_default="0"),
-    sa.Column("billed_input_tokens", sa.BigInteger, nullable=False, server_default="0"),
-    sa.Column("billed_output_tokens", sa.BigInteger, nullable=False, server_default="0"),
+    *_counts("total", "completed", "failed", "last_seq"),
+    *_counts("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"),
+    *_counts("billed_input_tokens", "billed_output_tokens"),
     sa.Column("cost_usd", Money, nullable=False, server_default="0"),
-    sa.Column("unpriced", sa.BigInteger, nullable=False, server_default="0"),  # lines whose cost is unknown
+    *_counts("unpriced"),  # lines whose cost is unknown
     sa.Column("reserved_usd", Money, nullable=False, server_default="0"),
     sa.Column("budget_usd", Money),
     sa.Column("max_failure_share", sa.Float),
-    sa.Column("est_input_tokens", sa.BigInteger, nullable=False, server_default="0"),
-    sa.Column("est_output_tokens", sa.BigInteger, nullable=False, server_default="0"),
+    *_counts("est_input_tokens", "est_output_tokens"),
     # the job lease: ingest, finalize, purge
     sa.Column("job_owner", sa.Text),
-    sa.Column("job_epoch", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("job_until", Millis),
-    sa.Column("ingest_offset", sa.BigInteger, nullable=False, server_default="0"),  # bytes of decompressed input
-    sa.Column("ingest_line", sa.BigInteger, nullable=False, server_default="0"),
-    sa.Column("ingest_errors", sa.BigInteger, nullable=False, server_default="0"),
+    *_counts("job_epoch", "ingest_offset", "ingest_line", "ingest_errors"),  # the offset in bytes of decompressed input
     sa.Column("routes", Json),  # ordered lane ids of each route; requests.route is an index into it
     # idempotent create
     sa.Column("idempotency_key", sa.Text),
@@ -214,8 +204,7 @@ batch_lanes = sa.Table(
     sa.Column("project_id", BigId, nullable=False),
     sa.Column("priority", sa.SmallInteger, nullable=False),
     sa.Column("deadline", Millis),
-    sa.Column("ready_lines", sa.BigInteger, nullable=False, server_default="0"),
-    sa.Column("leased_lines", sa.BigInteger, nullable=False, server_default="0"),
+    *_counts("ready_lines", "leased_lines"),
 )
 
 requests = sa.Table(

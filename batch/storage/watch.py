@@ -5,7 +5,7 @@ Owns: read-only views for worker processes. May not touch: anything; nothing her
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -13,28 +13,6 @@ import sqlalchemy as sa
 from batch.storage.engine import db_now
 from batch.storage.packing import among
 from batch.storage.tables import batch_lanes, batches, lanes
-
-
-@dataclass(frozen=True, slots=True)
-class WatchedBatch:
-    """A held batch as it is now. `is_overdue`: its completion window has passed."""
-
-    id: int
-    status: str
-    paused: bool
-    is_sealed: bool
-    is_overdue: bool
-
-    @property
-    def stop_reason(self) -> str | None:
-        """Why no further line of it may be sent; None while it runs."""
-        if self.is_sealed:
-            return "sealed"
-        if self.status != "in_progress":
-            return "cancelled"
-        if self.is_overdue:
-            return "expired"
-        return "paused" if self.paused else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +25,18 @@ class LanePause:
     reason: str | None
 
 
-def watch_batches(conn: sa.Connection, ids: Iterable[int]) -> dict[int, WatchedBatch]:
-    """Held batches by id; a missing one is gone."""
-    overdue = sa.func.coalesce(batches.c.expires_at <= db_now(), sa.false())
-    query = sa.select(
-        batches.c.id, batches.c.status, batches.c.paused, batches.c.sealed_at.is_not(None), overdue
-    ).where(among(batches.c.id, ids))
-    rows = conn.execute(query)
-    return {row[0]: WatchedBatch(row[0], row[1], bool(row[2]), bool(row[3]), bool(row[4])) for row in rows}
+_STOP_REASON = sa.case(
+    (batches.c.sealed_at.is_not(None), "sealed"),
+    (batches.c.status != "in_progress", "cancelled"),
+    (batches.c.expires_at <= db_now(), "expired"),
+    (batches.c.paused, "paused"),
+)
+
+
+def watch_batches(conn: sa.Connection, ids: Collection[int]) -> dict[int, str | None]:
+    """Why no further line of these batches may be sent; None while one runs. A missing one is as good as sealed."""
+    rows = conn.execute(sa.select(batches.c.id, _STOP_REASON).where(among(batches.c.id, ids)))
+    return dict.fromkeys(ids, "sealed") | {row.id: row[1] for row in rows}
 
 
 def watch_pauses(conn: sa.Connection, lane_ids: Iterable[int]) -> list[LanePause]:

@@ -12,10 +12,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from batch.storage.engine import db_now, insert_for
+from batch.storage.engine import db_in, db_now, insert_for
 from batch.storage.tables import workers
 
 LIVE_S = 30.0  # without a heartbeat for longer, a worker counts as gone
+FORGET_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,12 @@ def forget_worker(conn: sa.Connection, name: str) -> None:
 
 def live_workers(conn: sa.Connection, kind: str | None = None) -> list[WorkerRow]:
     """Processes with a heartbeat in the last 30 s, by name."""
-    query = sa.select(workers).where(workers.c.heartbeat_at > db_now() - int(LIVE_S * 1000)).order_by(workers.c.name)
+    query = sa.select(workers).where(workers.c.heartbeat_at > db_in(-LIVE_S)).order_by(workers.c.name)
     if kind is not None:
         query = query.where(workers.c.kind == kind)
     return [WorkerRow(*row) for row in conn.execute(query)]
 
 
-def forget_dead_workers(conn: sa.Connection, *, after_s: float = 600.0) -> int:
+def forget_dead_workers(conn: sa.Connection) -> int:
     """Remove rows of processes that ended without saying so. Returns how many."""
-    return conn.execute(sa.delete(workers).where(workers.c.heartbeat_at < db_now() - int(after_s * 1000))).rowcount
+    return conn.execute(sa.delete(workers).where(workers.c.heartbeat_at < db_in(-FORGET_S))).rowcount

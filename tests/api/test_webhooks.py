@@ -79,7 +79,7 @@ class _Batch:
 
 def _project(world: World) -> int:
     with world.db.write() as connection:
-        return projects.ensure_default_project(connection).id
+        return projects.ensure_project(connection).id
 
 
 def _enqueue(world: World, project_id: int, event: str = "batch.completed") -> None:

@@ -9,11 +9,14 @@ from batch.clock import SYSTEM_CLOCK
 from batch.domain.ids import new_id
 from batch.domain.outcome import Usage
 from batch.domain.result import LineResult
+from batch.providers.prices import Price
 from batch.storage.claims import SliceClaim
 from batch.storage.engine import Database, db_now
 from batch.storage.lanes import ensure_lane
 from batch.storage.packing import pack_lines
 from batch.storage.tables import batch_lanes, batches, requests, slices
+
+A_DOLLAR_A_LINE = Price(input=0, output=50_000).of  # make_batch's lines have 20 estimated tokens each
 
 
 def make_lane(db: Database, provider: str = "sim", model: str = "m") -> int:

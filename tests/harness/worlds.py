@@ -50,7 +50,7 @@ def make_world(database_url: str, directory: Path, **settings: Any) -> World:
 
 def default_project(world: World) -> Project:
     with world.db.write() as conn:
-        return projects.ensure_default_project(conn)
+        return projects.ensure_project(conn)
 
 
 def request_line(custom_id: str, *, model: str = "m", **body: Any) -> dict[str, Any]:

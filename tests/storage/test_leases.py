@@ -6,14 +6,15 @@ import threading
 
 import sqlalchemy as sa
 
-from batch.storage.claims import TokenPrice, claim_slices, load_open_lines
+from batch.providers.prices import Price
+from batch.storage.claims import claim_slices, load_open_lines
 from batch.storage.engine import Database, db_now
 from batch.storage.leases import Release, give_back_if_held, renew_if_held
 from batch.storage.packing import unpack_lines
 from batch.storage.rescues import wake_slices
 from batch.storage.results import record_group
 from batch.storage.tables import batch_lanes, batches, line_progress, slices, webhook_deliveries
-from tests.harness.rows import batch_row, lapse_leases, make_batch, make_lane, result_of
+from tests.harness.rows import A_DOLLAR_A_LINE, batch_row, lapse_leases, make_batch, make_lane, result_of
 
 
 def states(db: Database, batch_id: int) -> dict[str, list[int]]:
@@ -124,10 +125,9 @@ def test_a_slice_closes_with_the_group_that_finishes_it(db: Database) -> None:
     lane = make_lane(db)
     batch = make_batch(db, [lane], 20)
     [claim, _other] = claim_slices(db, lane, "w1", want_lines=20)
-    report = record_group(db, [result_of(claim, line) for line in range(1, 10)], "w1", [claim])
-    assert report.closed_slices == set()
-    report = record_group(db, [result_of(claim, 10)], "w1", [claim])
-    assert report.closed_slices == {claim.slice_id}
+    record_group(db, [result_of(claim, line) for line in range(1, 10)], "w1", [claim])
+    assert "done" not in states(db, batch)
+    record_group(db, [result_of(claim, 10)], "w1", [claim])
     assert states(db, batch)["done"] == list(range(1, 11))
     assert counters(db, lane, batch) == (0, 10)
 
@@ -189,7 +189,8 @@ def test_a_zombie_can_neither_close_nor_give_back_nor_record_a_failure(db: Datab
     [new] = claim_slices(db, lane, "w2", want_lines=10)
     assert new.epoch == old.epoch + 1
     report = record_group(db, [result_of(old, 1, ok=False), result_of(old, 2)], "w1", [old])
-    assert (report.recorded, report.dropped_unheld, report.closed_slices) == (1, 1, set())
+    assert (report.recorded, report.dropped_unheld) == (1, 1)
+    assert "done" not in states(db, batch)
     assert not give_back_if_held(db, "w1", old, [Release(5)])
     report = record_group(db, [result_of(new, line) for line in range(1, 11)], "w2", [new])
     assert (report.recorded, report.dropped_duplicate) == (9, 1)
@@ -211,12 +212,11 @@ def test_slices_that_share_a_position_are_claimed_in_the_order_they_were_cut(db:
 
 def test_a_budget_is_reserved_at_the_claim_and_never_exceeded(db: Database) -> None:
     lane = make_lane(db)
-    price = TokenPrice(input=0, output=50_000)  # 20 estimated tokens: one dollar a line
     batch = make_batch(db, [lane], 30, budget_usd=12.5)
-    [first] = claim_slices(db, lane, "w1", want_lines=100, price=price)
-    [second] = claim_slices(db, lane, "w1", want_lines=100, price=price)
+    [first] = claim_slices(db, lane, "w1", want_lines=100, cost_of=A_DOLLAR_A_LINE)
+    [second] = claim_slices(db, lane, "w1", want_lines=100, cost_of=A_DOLLAR_A_LINE)
     assert (len(first.lines), second.lines) == (10, [11, 12])
-    assert claim_slices(db, lane, "w1", want_lines=100, price=price) == []
+    assert claim_slices(db, lane, "w1", want_lines=100, cost_of=A_DOLLAR_A_LINE) == []
     assert batch_row(db, batch).reserved_usd == 12
     rows = [result_of(first, line, cost_usd=0.5, reserved_usd=1.0) for line in first.lines]
     record_group(db, rows, "w1", [first])
@@ -226,15 +226,23 @@ def test_a_budget_is_reserved_at_the_claim_and_never_exceeded(db: Database) -> N
     assert batch_row(db, batch).reserved_usd == 0
 
 
+def test_a_long_prompt_is_reserved_at_the_price_of_its_tier(db: Database) -> None:
+    lane = make_lane(db)
+    make_batch(db, [lane], 4, budget_usd=100)
+    price = Price(0, 50_000, tiers=((9, Price(0, 100_000)),))  # each line's input is estimated at 10 tokens
+    [claim] = claim_slices(db, lane, "w", want_lines=4, cost_of=price.of)
+    assert claim.reserved_usd == 8
+
+
 def test_a_batch_whose_next_line_does_not_fit_its_budget_is_paused(db: Database) -> None:
     lane = make_lane(db)
     batch = make_batch(db, [lane], 10, budget_usd=0.5)
-    assert claim_slices(db, lane, "w1", want_lines=10, price=TokenPrice(0, 50_000)) == []
-    assert claim_slices(db, lane, "w2", want_lines=10, price=TokenPrice(0, 50_000)) == []
+    assert claim_slices(db, lane, "w1", want_lines=10, cost_of=A_DOLLAR_A_LINE) == []
+    assert claim_slices(db, lane, "w2", want_lines=10, cost_of=A_DOLLAR_A_LINE) == []
     row = batch_row(db, batch)
     assert (row.paused, row.pause_reason) == (True, "budget")
     with db.write() as conn:
         events = conn.execute(sa.select(webhook_deliveries.c.event, webhook_deliveries.c.batch_id)).fetchall()
         assert events == [("batch.paused", batch)]  # once, in the claim's own transaction
         conn.execute(sa.update(batches).values(paused=False, pause_reason=None, budget_usd=100))
-    assert claim_slices(db, lane, "w1", want_lines=10, price=TokenPrice(0, 50_000))
+    assert claim_slices(db, lane, "w1", want_lines=10, cost_of=A_DOLLAR_A_LINE)

@@ -7,11 +7,12 @@ import threading
 from pathlib import Path
 
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from batch.storage.engine import Database
-from batch.storage.migrate import downgrade, migrate, pending
+from batch.storage.migrate import alembic_config, migrate, pending
 from batch.storage.tables import metadata
 
 
@@ -21,7 +22,8 @@ def test_the_migrated_schema_equals_the_metadata(db: Database) -> None:
 
 
 def test_down_leaves_no_table_and_up_again_makes_them_all(db: Database) -> None:
-    downgrade(db)
+    with db.write() as conn:
+        command.downgrade(alembic_config(conn), "base")
     assert pending(db)
     assert set(sa.inspect(db.engine).get_table_names()) <= {"alembic_version"}
     migrate(db)

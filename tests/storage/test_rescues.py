@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from batch.storage.claims import claim_slices
 from batch.storage.engine import Database, db_now
-from batch.storage.lanes import pause_lane_for
+from batch.storage.lanes import pause_lane
 from batch.storage.packing import unpack_lines
 from batch.storage.rescues import (
     close_resolved,
@@ -19,7 +19,7 @@ from batch.storage.rescues import (
 )
 from batch.storage.results import record_group
 from batch.storage.tables import batch_lanes, slices
-from tests.harness.rows import batch_row, lapse_leases, make_batch, make_lane, result_of
+from tests.harness.rows import A_DOLLAR_A_LINE, batch_row, lapse_leases, make_batch, make_lane, result_of
 
 
 def crash(db: Database, lane: int, owner: str = "w") -> list[list[int]]:
@@ -74,11 +74,9 @@ def test_an_expired_slice_without_open_lines_is_done(db: Database) -> None:
 
 
 def test_an_expired_reserve_returns_to_the_budget(db: Database) -> None:
-    from batch.storage.claims import TokenPrice
-
     lane = make_lane(db)
     batch = make_batch(db, [lane], 4, budget_usd=100)
-    assert claim_slices(db, lane, "w", want_lines=4, price=TokenPrice(0, 50_000))
+    assert claim_slices(db, lane, "w", want_lines=4, cost_of=A_DOLLAR_A_LINE)
     assert batch_row(db, batch).reserved_usd == 4
     lapse_leases(db)
     expire_leases(db)
@@ -91,7 +89,7 @@ def test_a_paused_lane_hands_its_ready_slices_to_the_next_one(db: Database) -> N
     pinned = make_batch(db, [first], 10)
     assert hop_slices(db, first) == 0
     with db.write() as conn:
-        pause_lane_for(conn, [first, second], 600, "bad_key", "401")
+        pause_lane(conn, [first, second], 600, "bad_key", "401")
     assert hop_slices(db, first) == 2
     assert len(claim_slices(db, third, "w", want_lines=100)) == 2
     with db.read() as conn:

@@ -9,8 +9,8 @@ from workers.line_queue import LineQueue
 
 def held(slice_id: int, batch_id: int, lines: list[int], priority: int = 1) -> tuple[HeldSlice, list[OpenLine]]:
     claim = SliceClaim(
-        slice_id, 1, batch_id, f"batch_{batch_id}", 1, 1, [1], 0, lines, priority, 1, False, None,
-        "/v1/chat/completions", {}, None, "", None,
+        slice_id, 1, 1, [1], 0, lines, priority, False, None, 0.0, 0,
+        batch_id, f"batch_{batch_id}", 1, "/v1/chat/completions", {}, "", None, None,
     )  # fmt: skip
     items = [OpenLine(n, f"c{n}", b"{}", None, None, 1, 1, None) for n in lines]
     return HeldSlice(claim, 0.0, set(lines)), items

@@ -6,7 +6,7 @@ import pytest
 
 from batch.simulator.config import Fault, Latency, Limit
 from batch.storage.lanes import get_lanes
-from batch.storage.projects import insert_project
+from batch.storage.projects import ensure_project
 from tests.harness.mill import MODEL, Mill, running_mill
 from tests.harness.waiting import eventually
 from tests.harness.worlds import load, request_line
@@ -64,7 +64,7 @@ def test_projects_share_alike_whatever_they_queue():
         greedy = [mill.submit(lines(600, f"g{n}", seed=1)) for n in range(2)]
         eventually(lambda: all(load(mill.world, batch).completed > 5 for batch in greedy), 30)
         with mill.world.db.write() as conn:
-            other = insert_project(conn, "other")
+            other = ensure_project(conn, "other")
         modest = mill.submit(lines(200, "m", seed=2), project=other)
         mill.wait_done(modest, 40)
         order = [call.seed for call in mill.calls()]
