@@ -123,7 +123,7 @@ def _emulated(lane: LaneForecast) -> Iterable[str]:
 def _seeds(lane: LaneForecast) -> Iterable[str]:
     if lane.seeds_unsent:
         yield f"seed not sent ({plural(lane.seeds_unsent, 'line')}): it is refused there"
-    elif lane.seeds_sent and not lane.seed_is_native:
+    elif lane.seeds_sent:
         yield "seed sent, not guaranteed"
 
 

@@ -8,12 +8,12 @@ May not touch: how a line is judged (accept_line), SQL (storage.ingest). Third s
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import Connection
 
 from batch.completions.output_line import own_error_line
-from batch.completions.schema import SchemaCache
 from batch.domain.custom_ids import SeenIds
 from batch.domain.errors import InvalidRequest, NotFound, TooLarge
 from batch.domain.ids import line_id
@@ -26,20 +26,20 @@ from batch.operations.dedupe import Twins
 from batch.operations.end_batches import seal_batch_if_quiet
 from batch.operations.routing import RouteBook
 from batch.operations.slicing import RouteLines, cut_by_prefix, cut_slices, lines_per_slice
-from batch.operations.weigh_batch import BatchWeight, refuse_batch, warn_batch
+from batch.operations.weigh_batch import refuse_batch, warn_batch
 from batch.operations.world import World
+from batch.providers.catalog import Hop
 from batch.storage import batches, files, ingest, jobs, projects, webhooks
 from batch.storage.batches import BatchError, BatchRow
 from batch.storage.files import FileRow
-from batch.storage.ingest import Chunk, Cut, RefusedRow, Start
+from batch.storage.ingest import Chunk, Cut, RefusedRow, RequestRow, StoredLine, Weight
 from batch.storage.jobs import Job
-from batch.storage.lanes import LaneRow
+from batch.storage.lanes import LaneRow, ensure_lane, get_lanes
 from batch.storage.projects import Project
 
 CHUNK_ROWS = 2000
 CHUNK_BYTES = 4 * 1024 * 1024
 LOCK_S = 0.04  # SQLite's write lock a chunk; the limit for any transaction is 50 ms
-_READ_BYTES = 1 << 20
 
 Stop = Callable[[], bool]
 
@@ -57,19 +57,19 @@ def ingest_batch(world: World, batch_id: int, owner: str, should_stop: Stop = la
         file = files.find_file(conn, project.id, batch.input_file)
         if file is None and batch.ingest_line and batch.input_file_id:
             file = files.load_file(conn, batch.input_file_id)  # what was begun is ended, deleted since or not
-    walk = _Ingest(world, batch, project, epoch, should_stop)
-    if file is None:
+    walk = _Ingest(world, batch, project, file, epoch, should_stop)
+    try:
+        if file is not None:
+            return walk.run(file)
         message = f"Cannot find file {batch.input_file}, or project {project.public_id} does not have access to it."
         return walk.reject([BatchError("invalid_request", message, "file_id", None)])
-    try:
-        return walk.run(file)
     except NotFound:
-        message = f"The content of {file.public_id} is gone."
+        message = f"The content of {batch.input_file} is gone."
         return walk.reject([BatchError("invalid_request", message, "file_id", None)])
     except (InvalidRequest, TooLarge) as error:  # of the compressed stream as a whole
         return walk.reject([BatchError(error.code, error.message, None, None)])
     finally:
-        walk.schemas.close()
+        walk.gate.schemas.close()
 
 
 class _Lost(Exception):
@@ -79,33 +79,35 @@ class _Lost(Exception):
 class _Ingest:
     """One walk over one file, under one epoch."""
 
-    def __init__(self, world: World, batch: BatchRow, project: Project, epoch: int, should_stop: Stop) -> None:
-        self.schemas = SchemaCache()
+    def __init__(
+        self, world: World, batch: BatchRow, project: Project, file: FileRow | None, epoch: int, should_stop: Stop
+    ) -> None:
         self._world = world
         self._batch = batch
         self._project = project
         self._epoch = epoch
         self._should_stop = should_stop
         self._options = BatchOptions.parse(batch.options)
-        self._book = RouteBook(world, batch.endpoint, self._options, project.allowed_providers, batch.routes)
+        self._book = RouteBook(
+            world.catalog, world.settings, batch.endpoint, self._options, self._enlist,
+            clock=world.clock, allowed=project.allowed_providers, routes=batch.routes or (),
+        )  # fmt: skip
+        is_seekable = file is None or file.encoding is None
+        self.gate = LineGate(self._book, batch_id=batch.id, is_seekable=is_seekable)
         self._twins = Twins(self._options.dedupe)
         self._seen = SeenIds()
         self._groups: dict[int, RouteLines] = {}
         self._errors = batch.ingest_errors
-        self._weight = BatchWeight()
+        self._weight = Weight()
         self._chunk_rows = CHUNK_ROWS // 4
         self._held_s = 0.0
         self._freed_at = world.clock.monotonic()
 
     def run(self, file: FileRow) -> str:
-        gate = LineGate(
-            self._world.settings, self._batch.id, self._batch.endpoint, self._options, self._book, self.schemas,
-            is_seekable=file.encoding is None,
-        )  # fmt: skip
         try:
-            self._recall(gate)
-            if self._walk(self._lines(file), gate):
-                return self._finish(gate)
+            self._recall()
+            if self._walk(self._lines(file)):
+                return self._finish()
         except _Lost:
             return "lost"
         self._world.db.transact(jobs.release_job_if_held, self._batch.id, self._epoch)
@@ -125,44 +127,54 @@ class _Ingest:
         self._world.bells.deliver_webhooks()
         return "failed"
 
+    def _enlist(self, hops: Sequence[Hop]) -> list[tuple[int, dict[str, Any]]]:
+        served = [(self._world.catalog.providers[hop.provider], hop) for hop in hops]
+
+        def ensure(conn: Connection) -> list[LaneRow]:
+            ids = [ensure_lane(conn, hop.provider, by.key_id, hop.model, by.queue) for by, hop in served]
+            rows = {row.id: row for row in get_lanes(conn, ids)}
+            return [rows[lane_id] for lane_id in ids]
+
+        return [(row.id, row.learned) for row in self._world.db.transact(ensure)]
+
     # the walk
 
-    def _recall(self, gate: LineGate) -> None:
+    def _recall(self) -> None:
         """Rebuild from stored rows what a dead ingest knew: ids, routes, tokens, twins."""
         if self._batch.ingest_line == 0:
             return
         with self._world.db.read() as conn:
             for row in ingest.stored_lines(conn, self._batch.id, with_body=self._twins.is_on):
                 self._twins.find(row.line, row.route, row.body)
-                self._count(row.line, row.custom_id, row.est_input, row.est_output, row.route, row.copy_of)
+                self._count(row)
             for _, custom_id in ingest.refused_ids(conn, self._batch.id):
                 self._seen.add(custom_id)
                 self._weight.refused += 1
-        gate.first_model = self._batch.model
-        gate.is_mixed = self._weight.accepted > 0 and self._batch.model is None
+        self.gate.first_model = self._batch.model
+        self.gate.is_mixed = self._weight.accepted > 0 and self._batch.model is None
 
     def _lines(self, file: FileRow) -> Iterator[RawLine]:
         settings, done = self._world.settings, self._batch.ingest_offset
         if file.encoding == "gzip":
-            blocks = self._world.blobs.read(file.blob, chunk_bytes=_READ_BYTES)
+            blocks = self._world.blobs.read(file.blob)
             chunks = _after(done, inflate(blocks, max_bytes=settings.max_file_bytes))
         else:
-            chunks = self._world.blobs.read(file.blob, done, chunk_bytes=_READ_BYTES)
+            chunks = self._world.blobs.read(file.blob, done)
         return iter_lines(
             chunks, max_line_bytes=settings.max_line_bytes, start_line=self._batch.ingest_line, start_offset=done
         )
 
-    def _walk(self, lines: Iterable[RawLine], gate: LineGate) -> bool:
+    def _walk(self, lines: Iterable[RawLine]) -> bool:
         """False when it was asked to stop in the middle."""
         pending, limit = Chunk(), self._world.settings.max_requests_per_batch
         last = None
         for raw in lines:
             if pending.lines >= self._chunk_rows or pending.size >= CHUNK_BYTES:
-                self._store(pending, gate.model, raw.number - 1, raw.offset)
+                self._store(pending, raw.number - 1, raw.offset)
                 pending = Chunk()
                 if self._should_stop():
                     return False
-            self._take(raw, gate, pending)
+            self._take(raw, pending)
             pending.lines += 1
             pending.size += raw.length
             last = raw
@@ -171,11 +183,11 @@ class _Ingest:
                 pending.errors.append(BatchError("too_many_tasks", message, None, None))
                 break
         if last is not None:
-            self._store(pending, gate.model, last.number, last.offset + last.length)
+            self._store(pending, last.number, last.offset + last.length)
         return True
 
-    def _take(self, raw: RawLine, gate: LineGate, pending: Chunk) -> None:
-        accepted = gate.accept(raw)
+    def _take(self, raw: RawLine, pending: Chunk) -> None:
+        accepted = self.gate.accept(raw)
         if isinstance(accepted, LineProblem):
             self._weight.refused += 1
             self._refuse(raw.number, accepted, pending)
@@ -184,21 +196,19 @@ class _Ingest:
         if copy_of is not None:
             accepted = accepted._replace(copy_of=copy_of)
         pending.rows.append(accepted)
-        self._count(raw.number, accepted.custom_id, accepted.est_input, accepted.est_output, accepted.route, copy_of)
+        self._count(accepted)
 
-    def _count(
-        self, line: int, custom_id: str, est_input: int, est_output: int, route: int, copy_of: int | None
-    ) -> None:
-        self._seen.add(custom_id)
+    def _count(self, row: RequestRow | StoredLine) -> None:
+        self._seen.add(row.custom_id)
         self._weight.accepted += 1
-        if copy_of is not None:
+        if row.copy_of is not None:
             return
-        self._weight.input_tokens += est_input
-        self._weight.output_tokens += est_output
-        group = self._groups.get(route)
+        self._weight.est_input += row.est_input
+        self._weight.est_output += row.est_output
+        group = self._groups.get(row.route)
         if group is None:
-            group = self._groups[route] = RouteLines()
-        group.add(line, est_input + est_output)
+            group = self._groups[row.route] = RouteLines()
+        group.add(row.line, row.est_input + row.est_output)
 
     def _refuse(self, number: int, problem: LineProblem, pending: Chunk) -> None:
         if problem.custom_id is not None:
@@ -213,7 +223,7 @@ class _Ingest:
         )  # fmt: skip
         pending.refused.append(RefusedRow(number, problem.custom_id, "invalid_request", output.decode()))
 
-    def _store(self, chunk: Chunk, model: str | None, next_line: int, next_offset: int) -> None:
+    def _store(self, chunk: Chunk, next_line: int, next_offset: int) -> None:
         self._yield_turn()
 
         def write() -> bool:
@@ -221,7 +231,7 @@ class _Ingest:
             with self._world.db.write() as conn:
                 held = ingest.store_chunk_if_held(
                     conn, self._batch.id, self._epoch, chunk, errors_before=self._errors, routes=self._book.routes,
-                    model=model, ingest_line=next_line, ingest_offset=next_offset,
+                    model=self.gate.model, ingest_line=next_line, ingest_offset=next_offset,
                 )  # fmt: skip
             self._held_s = self._world.clock.monotonic() - began
             return held
@@ -243,35 +253,33 @@ class _Ingest:
 
     # the end
 
-    def _finish(self, gate: LineGate) -> str:
+    def _finish(self) -> str:
         duplicates = self._duplicates()
         if duplicates or self._errors:
             return self.reject(duplicates)
-        refusal = refuse_batch(self._world, self._batch, self._project, self._book, self._weight)
+        with self._world.db.read() as conn:
+            ids = {lane_id for route in self._book.routes for lane_id in route}
+            lanes = {lane.id: lane for lane in get_lanes(conn, ids)}
+        refusal = refuse_batch(self._world, self._batch, self._project, lanes.values(), self._weight)
         if refusal is not None:
             return self.reject([refusal])
-        lanes = self._book.lanes()
         limits = {
             lane.id: self._world.catalog.providers[lane.provider].limits(lane.model, lane.learned)
             for lane in lanes.values()
             if lane.provider in self._world.catalog.providers
         }
-        start = Start(
-            total=self._weight.lines,
-            refused=self._weight.refused,
-            est_input=self._weight.input_tokens,
-            est_output=self._weight.output_tokens,
-            model=gate.model,
-            warnings=warn_batch(self._world, self._batch, self._groups, self._book.routes, lanes, limits),
-            cuts=self._cut(lanes, limits),
-        )
-        status = self._world.db.transact(ingest.start_if_held, self._batch.id, self._epoch, start)
+        warnings = warn_batch(self._world, self._batch, self._groups, self._book.routes, lanes, limits)
+        cuts = self._cut(lanes, limits)
+        status = self._world.db.transact(
+            ingest.start_if_held, self._batch.id, self._epoch, self._weight, cuts,
+            model=self.gate.model, warnings=warnings,
+        )  # fmt: skip
         if status is None:
             return "lost"
         if status == "finalizing":
             self._world.bells.finalize(self._batch.id)
             return "finalizing"
-        for lane_id in {cut.route[0] for cut in start.cuts}:
+        for lane_id in {cut.route[0] for cut in cuts}:
             self._world.bells.drain(lane_id, lanes[lane_id].queue)
         if self._batch.expires_at is not None and self._batch.expires_at <= self._world.clock.now() * 1000:
             seal_batch_if_quiet(self._world, self._batch.id)  # the window passed while it was read

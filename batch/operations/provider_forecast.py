@@ -7,7 +7,6 @@ out. Serves check_input. May not touch: files, the database, the network.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +14,7 @@ from batch.completions.plan import Plan
 from batch.completions.tokens import charged_tokens, max_output_tokens
 from batch.domain.limits import Limits
 from batch.domain.outcome import Usage
-from batch.operations.warn_window import Forecast, LaneLoad, forecast
+from batch.operations.warn_window import LaneLoad, forecast
 from batch.providers.prices import Price
 
 _UNITS = {"second": "s", "minute": "min", "hour": "h", "day": "day"}
@@ -31,7 +30,6 @@ class LaneForecast:
     limits: Limits
     price: Price | None
     missing_key: str | None
-    seed_is_native: bool = False
     lines: int = 0
     calls: int = 0
     calls_of_fan_out: int = 0
@@ -66,8 +64,14 @@ class LaneForecast:
         if self.price is not None:
             self.cost_usd += self.price.of(Usage(input_tokens * calls, 0, output_tokens))
 
+    @property
+    def load(self) -> LaneLoad:
+        return LaneLoad(
+            self.provider, self.model, self.limits, self.calls, self.input_tokens, self.charged_output
+        )
+
     def to_json(self) -> dict[str, Any]:
-        bound = time_needed([self])
+        bound = forecast([self.load])
         return {
             "provider": self.provider,
             "model": self.model,
@@ -89,17 +93,6 @@ class LaneForecast:
         }
 
 
-def time_needed(lanes: Iterable[LaneForecast]) -> Forecast | None:
-    """The slowest of lanes that run side by side; None when no rate is known.
-
-    Limits of scope "key" are shared by all models of a provider; others hold for each model alone.
-    """
-    groups: dict[tuple[str, str], list[LaneForecast]] = {}
-    for lane in lanes:
-        groups.setdefault((lane.provider, "" if lane.limits.scope == "key" else lane.model), []).append(lane)
-    return forecast(_load(group) for group in groups.values())
-
-
 def rate_words(limits: Limits) -> list[str]:
     """["100 requests/min", "10,000 tokens/min"]: the known rates, by window."""
     return [
@@ -114,15 +107,3 @@ def limit_words(name: str) -> str:
     """ "tokens_per_minute" → "tokens/min". """
     kind, _, unit = name.partition("_per_")
     return f"{kind.replace('_', ' ')}/{_UNITS[unit]}"
-
-
-def _load(lanes: list[LaneForecast]) -> LaneLoad:
-    first = lanes[0]
-    return LaneLoad(
-        first.provider,
-        first.model,
-        first.limits,
-        sum(lane.calls for lane in lanes),
-        sum(lane.input_tokens for lane in lanes),
-        sum(lane.charged_output for lane in lanes),
-    )

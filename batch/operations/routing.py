@@ -2,30 +2,29 @@
 
 Owns: resolving each model once per batch, the numbered routes that request rows point at, and planning
 each distinct shape of request once per route, so that a million like lines cost one plan.
-May not touch: rows of requests. Serves ingest.
+May not touch: the database; what makes lanes is given. Serves ingest and `check`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection
 
+from batch.clock import SYSTEM_CLOCK, Clock
 from batch.completions.cards import Card
 from batch.completions.parameters import part_features
-from batch.completions.plan import PlanOptions, plan_line
+from batch.completions.plan import Plan, PlanOptions, plan_line
 from batch.completions.rules import CHAT
 from batch.domain.errors import InvalidRequest, UnknownModel
 from batch.domain.line import LineProblem
 from batch.domain.options import BatchOptions
 from batch.operations.private_urls import is_own
-from batch.operations.world import World
-from batch.providers.catalog import Hop, Route
+from batch.providers.catalog import Catalog, Hop
 from batch.providers.models import resolve_or_ask
-from batch.storage.lanes import LaneRow, ensure_lane, get_lanes
+from batch.settings import Settings
 
 MAX_ROUTES = 1000  # per batch: a file with more distinct models than this is a mistake
 _SHAPES_KEPT = 4096
@@ -45,21 +44,32 @@ class BookedRoute:
     by_prefix: bool  # sent in the order of common beginnings
 
 
+Enlist = Callable[[Sequence[Hop]], Sequence[tuple[int, Mapping[str, Any]]]]
+"""Gives each hop's lane: its id, and what was learned of it."""
+
+
 class RouteBook:
     """The routes of one batch. `routes` is what the batch row keeps; numbers never change once given."""
 
     def __init__(
         self,
-        world: World,
+        catalog: Catalog,
+        settings: Settings,
         endpoint: str,
         options: BatchOptions,
-        allowed: Sequence[str] | None,
-        routes: list[list[int]] | None = None,
+        enlist: Enlist,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        allowed: Sequence[str] | None = None,
+        routes: Sequence[list[int]] = (),
     ) -> None:
-        self.routes: list[list[int]] = list(routes or [])
-        self._world = world
-        self._endpoint = endpoint
-        self._options = options
+        self.settings = settings
+        self.endpoint = endpoint
+        self.options = options
+        self.routes = list(routes)
+        self._catalog = catalog
+        self._enlist = enlist
+        self._clock = clock
         self._allowed = allowed
         self._booked: dict[tuple[str, str | None], BookedRoute | LineProblem] = {}
         self._judged: dict[Any, LineProblem | None] = {}
@@ -90,8 +100,20 @@ class RouteBook:
         except KeyError:
             if len(self._judged) >= _SHAPES_KEPT:
                 self._judged.clear()
-            verdict = self._judged[key] = self._plan(body, route)
+            planned = self.plan(body, route)
+            verdict = self._judged[key] = planned if isinstance(planned, LineProblem) else None
             return verdict
+
+    def plan(self, body: dict[str, Any], route: BookedRoute) -> tuple[Hop, Plan] | LineProblem:
+        """By the first provider of the route that can serve the body; else why the very first one cannot."""
+        refusal: LineProblem | None = None
+        for hop, card in zip(route.hops, route.cards, strict=True):
+            try:
+                return hop, plan_line(body, card, self._plan_options, endpoint=self.endpoint)
+            except InvalidRequest as error:
+                refusal = refusal or LineProblem(error.code, error.message, error.param)
+        assert refusal is not None
+        return refusal
 
     def pin(self, route: BookedRoute, body: dict[str, Any]) -> BookedRoute:
         """The first provider of the route that can serve the body, alone: who gives a seed wants the answer
@@ -103,26 +125,21 @@ class RouteBook:
 
     def goes_by_prefix(self, provider: str) -> bool:
         """Whether lines that go to this provider first are sent in the order of common beginnings."""
-        known = self._world.catalog.providers.get(provider)
+        known = self._catalog.providers.get(provider)
         is_engine = known is not None and known.engine is not None
-        return self._options.order == "prefix" or (self._options.order is None and is_engine)
-
-    def lanes(self) -> dict[int, LaneRow]:
-        """All lanes of all routes, by id."""
-        ids = {lane_id for route in self.routes for lane_id in route}
-        with self._world.db.read() as conn:
-            return {lane.id: lane for lane in get_lanes(conn, ids)} if ids else {}
+        return self.options.order == "prefix" or (self.options.order is None and is_engine)
 
     def _resolve(self, model: str, provider: str | None) -> BookedRoute | LineProblem:
-        choice = [provider] if provider else self._options.providers
+        choice = [provider] if provider else self.options.providers
         try:
-            route = resolve_or_ask(
-                self._world.catalog, model, self._world.clock, providers=choice, allowed=self._allowed
-            )
+            route = resolve_or_ask(self._catalog, model, self._clock, providers=choice, allowed=self._allowed)
         except UnknownModel as error:
-            message = f"The provided model '{model}' is not supported by the Batch API. ({error.message})"
-            return LineProblem("model_not_found", message, "body.model")
-        return self._book(route)
+            return LineProblem(error.code, error.message, "body.model")
+        hops = route.hops[:1] if route.fallback == "never" else route.hops
+        lanes, learned = zip(*self._enlist(hops), strict=True)
+        providers = self._catalog.providers
+        cards = [providers[hop.provider].card(hop.model, facts) for hop, facts in zip(hops, learned, strict=True)]
+        return self._number(hops, list(lanes), cards)
 
     def _only(self, route: BookedRoute, place: int) -> BookedRoute:
         lane = route.lanes[place]
@@ -130,41 +147,13 @@ class RouteBook:
             self._alone[lane] = self._number(route.hops[place : place + 1], [lane], route.cards[place : place + 1])
         return self._alone[lane]
 
-    def _book(self, route: Route) -> BookedRoute:
-        hops = route.hops[:1] if route.fallback == "never" else route.hops
-        providers = self._world.catalog.providers
-
-        def ensure(conn: Connection) -> list[LaneRow]:
-            served = [(providers[hop.provider], hop) for hop in hops]
-            ids = [ensure_lane(conn, hop.provider, by.key_id, hop.model, by.queue) for by, hop in served]
-            rows = {row.id: row for row in get_lanes(conn, ids)}
-            return [rows[lane_id] for lane_id in ids]
-
-        rows = self._world.db.transact(ensure)
-        lanes = [row.id for row in rows]
-        cards = [providers[hop.provider].card(hop.model, row.learned) for hop, row in zip(hops, rows, strict=True)]
-        return self._number(hops, lanes, cards)
-
     def _number(self, hops: tuple[Hop, ...], lanes: list[int], cards: list[Card]) -> BookedRoute:
         if lanes not in self.routes:
             self.routes.append(lanes)
-        providers = self._world.catalog.providers
-        blocks = self._world.settings.block_private_urls
-        may_fetch = blocks and any(is_own(providers[hop.provider]) for hop in hops)
+        owned = any(is_own(self._catalog.providers[hop.provider]) for hop in hops)
+        may_fetch = self.settings.block_private_urls and owned
         by_prefix = self.goes_by_prefix(hops[0].provider)
         return BookedRoute(self.routes.index(lanes), lanes, hops, cards, may_fetch, by_prefix)
-
-    def _plan(self, body: dict[str, Any], route: BookedRoute) -> LineProblem | None:
-        first: InvalidRequest | None = None
-        for card in route.cards:
-            try:
-                plan_line(body, card, self._plan_options, endpoint=self._endpoint)
-            except InvalidRequest as error:
-                first = first or error
-            else:
-                return None
-        assert first is not None
-        return LineProblem(first.code, first.message, first.param)
 
     def _shape(self, body: dict[str, Any]) -> tuple[Any, ...]:
         """What a plan can depend on: every key and value but texts and labels, and the kinds of content parts."""
@@ -175,7 +164,7 @@ class RouteBook:
         ]
         if "seed" in body:
             shape.append(("seed", body["seed"] is None))
-        if self._endpoint == CHAT:
+        if self.endpoint == CHAT:
             for message in body["messages"]:
                 if type(message.get("content")) is list:
                     shape.append(frozenset(part_features(body["messages"])))

@@ -7,7 +7,7 @@ Serves ingest's `warnings`, `check` and `run`'s preview.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batch.domain.limits import Limits
 
@@ -23,6 +23,14 @@ class LaneLoad:
     input_tokens: int
     output_tokens: int
 
+    def with_more(self, other: LaneLoad) -> LaneLoad:
+        return replace(
+            self,
+            requests=self.requests + other.requests,
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
@@ -36,9 +44,17 @@ class Forecast:
 
 
 def forecast(loads: Iterable[LaneLoad]) -> Forecast | None:
-    """None when no lane has a known limit."""
-    slowest: Forecast | None = None
+    """The slowest of lanes that run side by side; None when none has a known limit.
+
+    Limits of scope "key" are shared by all models of a provider; others hold for each model alone.
+    """
+    domains: dict[tuple[str, str], LaneLoad] = {}
     for load in loads:
+        domain = load.provider, "" if load.limits.scope == "key" else load.model
+        known = domains.get(domain)
+        domains[domain] = load if known is None else known.with_more(load)
+    slowest: Forecast | None = None
+    for load in domains.values():
         for name, per_s, amount in _demands(load):
             value = getattr(load.limits, name)
             if value:

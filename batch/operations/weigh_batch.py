@@ -7,42 +7,27 @@ limits) and the warnings of a batch. May not touch: single lines. Serves ingest,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from batch.domain.limits import Limits
-from batch.operations.routing import RouteBook
 from batch.operations.slicing import RouteLines
 from batch.operations.warn_window import LaneLoad, forecast, window_warning
 from batch.operations.world import World
 from batch.storage import batches
 from batch.storage.batches import BatchError, BatchRow
+from batch.storage.ingest import Weight
 from batch.storage.lanes import LaneRow
 from batch.storage.projects import Project
 
 
-@dataclass(slots=True)
-class BatchWeight:
-    """Counts of one file; tokens are estimates of the accepted lines."""
-
-    accepted: int = 0
-    refused: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-
-    @property
-    def lines(self) -> int:
-        return self.accepted + self.refused
-
-
 def refuse_batch(
-    world: World, batch: BatchRow, project: Project, book: RouteBook, weight: BatchWeight
+    world: World, batch: BatchRow, project: Project, lanes: Iterable[LaneRow], weight: Weight
 ) -> BatchError | None:
     """Why the batch may not start, if so."""
     if weight.lines == 0:
         message = "The input file is empty. Please ensure that the batch contains at least one request."
         return BatchError("empty_file", message, None, None)
-    unpriced = missing_prices(world, book.lanes().values()) if batch.budget_usd is not None else None
+    unpriced = missing_prices(world, lanes) if batch.budget_usd is not None else None
     if unpriced:
         return BatchError("price_unknown", unpriced, "options.budget_usd", None)
     return _over_limit(world, batch, project, weight)
@@ -73,36 +58,31 @@ def warn_batch(
     limits: Mapping[int, Limits],
 ) -> list[dict[str, Any]]:
     """`warnings` of the batch object: {"code", "message"} each."""
-    loads: dict[int, LaneLoad] = {}
-    for number, group in groups.items():
-        lane = lanes[routes[number][0]]
-        known = loads.get(lane.id)
-        requests, tokens = len(group.lines), group.total_tokens
-        if known is not None:
-            requests, tokens = requests + known.requests, tokens + known.input_tokens
-        loads[lane.id] = LaneLoad(lane.provider, lane.model, limits.get(lane.id, Limits()), requests, tokens, 0)
+    loads = [
+        LaneLoad(lane.provider, lane.model, limits.get(lane.id, Limits()), len(group.lines), group.total_tokens, 0)
+        for number, group in groups.items()
+        for lane in [lanes[routes[number][0]]]
+    ]
     left_s = None if batch.expires_at is None else batch.expires_at / 1000 - world.clock.now()
-    message = window_warning(forecast(loads.values()), left_s)
+    message = window_warning(forecast(loads), left_s)
     return [{"code": "window_too_short", "message": message}] if message else []
 
 
-def _over_limit(world: World, batch: BatchRow, project: Project, weight: BatchWeight) -> BatchError | None:
-    requests_limit = project.limits.get("enqueued_requests")
-    tokens_limit = project.limits.get("enqueued_tokens")
-    if not requests_limit and not tokens_limit:
+def _over_limit(world: World, batch: BatchRow, project: Project, weight: Weight) -> BatchError | None:
+    allowed = project.limits
+    if not allowed.get("enqueued_requests") and not allowed.get("enqueued_tokens"):
         return None
     with world.db.read() as conn:
         requests, tokens = batches.open_demand(conn, project.id, batch.id)
-    then = "Please try again once some in_progress batches have been completed."
-    if requests_limit and requests + weight.accepted > requests_limit:
-        message = (
-            f"Enqueued request limit reached for project {project.name}. "
-            f"Limit: {requests_limit:,} enqueued requests. {then}"
-        )
-        return BatchError("token_limit_exceeded", message, None, None)
-    if tokens_limit and tokens + weight.input_tokens + weight.output_tokens > tokens_limit:
-        message = (
-            f"Enqueued token limit reached for project {project.name}. Limit: {tokens_limit:,} enqueued tokens. {then}"
-        )
-        return BatchError("token_limit_exceeded", message, None, None)
+    for what, wanted in (
+        ("request", requests + weight.accepted),
+        ("token", tokens + weight.est_input + weight.est_output),
+    ):
+        limit = allowed.get(f"enqueued_{what}s")
+        if limit and wanted > limit:
+            message = (
+                f"Enqueued {what} limit reached for project {project.name}. Limit: {limit:,} enqueued {what}s. "
+                "Please try again once some in_progress batches have been completed."
+            )
+            return BatchError("token_limit_exceeded", message, None, None)
     return None

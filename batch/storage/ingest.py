@@ -81,16 +81,17 @@ class Chunk:
 
 
 @dataclass(slots=True)
-class Start:
-    """The totals of a whole file, for the transaction that starts its batch."""
+class Weight:
+    """Counts of one file; tokens are estimates of the accepted lines."""
 
-    total: int
-    refused: int
-    est_input: int
-    est_output: int
-    model: str | None
-    warnings: list[Any]
-    cuts: list[Cut]
+    accepted: int = 0
+    refused: int = 0
+    est_input: int = 0
+    est_output: int = 0
+
+    @property
+    def lines(self) -> int:
+        return self.accepted + self.refused
 
 
 _COLUMNS = ", ".join(RequestRow._fields)
@@ -156,27 +157,35 @@ def refused_ids(conn: sa.Connection, batch_id: int) -> list[tuple[int, str]]:
     return [(row.line, row.custom_id) for row in rows]
 
 
-def start_if_held(conn: sa.Connection, batch_id: int, epoch: int, start: Start) -> str | None:
+def start_if_held(
+    conn: sa.Connection,
+    batch_id: int,
+    epoch: int,
+    weight: Weight,
+    cuts: Sequence[Cut],
+    *,
+    model: str | None,
+    warnings: list[Any],
+) -> str | None:
     """Slices, lanes, totals and `in_progress` at once; the new status, None when the job was lost.
 
     A batch whose every line was refused has nothing to run: it is sealed and goes on to `finalizing`.
     """
-    open_lines = start.total - start.refused
     done = conn.execute(
         sa.update(batches)
         .where(batches.c.id == batch_id, batches.c.status == "validating", batches.c.job_epoch == epoch)
         .values(
-            status="in_progress" if open_lines else "finalizing",
+            status="in_progress" if weight.accepted else "finalizing",
             in_progress_at=db_now(),
-            finalizing_at=None if open_lines else db_now(),
-            sealed_at=None if open_lines else db_now(),
-            total=start.total,
-            failed=start.refused,
-            last_seq=start.refused,
-            est_input_tokens=start.est_input,
-            est_output_tokens=start.est_output,
-            model=start.model,
-            warnings=start.warnings,
+            finalizing_at=None if weight.accepted else db_now(),
+            sealed_at=None if weight.accepted else db_now(),
+            total=weight.lines,
+            failed=weight.refused,
+            last_seq=weight.refused,
+            est_input_tokens=weight.est_input,
+            est_output_tokens=weight.est_output,
+            model=model,
+            warnings=warnings,
             job_owner=None,
             job_until=None,
         )
@@ -184,9 +193,9 @@ def start_if_held(conn: sa.Connection, batch_id: int, epoch: int, start: Start) 
     ).one_or_none()
     if done is None:
         return None
-    _insert_slices(conn, batch_id, done.priority, start.cuts)
+    _insert_slices(conn, batch_id, done.priority, cuts)
     tally = Tally()
-    for cut in start.cuts:
+    for cut in cuts:
         tally.add(cut.route[0], batch_id, ready=len(cut.lines))
     tally.apply(conn)
     return str(done.status)

@@ -81,6 +81,32 @@ def test_a_parameter_that_nobody_can_serve_is_a_problem_when_the_batch_rejects(c
     assert not checked(line("a", n=3), on_unsupported="reject").is_valid
 
 
+def test_what_ingest_would_refuse_is_found_here(tmp_path: Path) -> None:
+    """The shape of `batchmill`, a URL that an own engine must not fetch, a second provider that is never asked."""
+    picture = [{"type": "image_url", "image_url": {"url": "http://10.0.0.1/secret.png"}}]
+    lines = [
+        {**line("a", model="m"), "batchmill": {"providers": ["own"]}},
+        line("b", model="m", messages=[{"role": "user", "content": picture}]),
+        line("c", model="first", n=3),
+        line("d", model="second", n=3),
+    ]
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps(text) + "\n" for text in lines))
+    hops = ["mx4/mx4-atlas-core", "openai/gpt-4o"]
+    settings = Settings.model_validate({
+        "providers": {"own": {"base_url": "http://127.0.0.1:9/v1", "models": ["m"]}},
+        "routes": [
+            {"match": "first", "providers": hops, "fallback": "never"}, {"match": "second", "providers": hops},
+        ],
+    })  # fmt: skip
+    catalog = Catalog.from_settings(settings, {**ENVIRONMENT, "OPENAI_API_KEY": "x"})
+    found = check_input(path, catalog, settings, options=BatchOptions(on_unsupported="reject"))
+    assert [(p.line, p.code) for p in found.problems] == [
+        (1, "invalid_value"), (2, "private_url"), (3, "invalid_request"),
+    ]  # fmt: skip
+    assert found.lanes["openai", "gpt-4o"].lines == 1
+
+
 def test_an_empty_file_is_a_problem_of_the_file(checked: Any) -> None:
     """It has no line to name."""
     assert [(p.line, p.code) for p in checked("").problems] == [(None, "empty_file")]
