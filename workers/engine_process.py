@@ -53,7 +53,8 @@ class ManagedEngine:
         self._launch = launch
         self._clock = clock
         self._failed = failed
-        self._place = data_dir / "engines" / f"{engine.name}-{socket.gethostname()}"
+        place = data_dir / "engines" / f"{engine.name}-{socket.gethostname()}"
+        self._lock, self._addresses = place.with_name(f"{place.name}.lock"), place.with_name(f"{place.name}.json")
         self._replicas: list[_Replica] = []
         self._running: asyncio.Task[None] | None = None
         engine.is_starting = True
@@ -70,8 +71,8 @@ class ManagedEngine:
         await asyncio.gather(*(replica.stop() for replica in self._replicas))
 
     async def _run(self) -> None:
-        self._place.parent.mkdir(parents=True, exist_ok=True)
-        with self._place.with_suffix(".lock").open("w") as lock:
+        self._lock.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock.open("w") as lock:
             while not _is_mine(lock):
                 self._follow()
                 await self._clock.sleep_async(LOOK_S)
@@ -81,12 +82,12 @@ class ManagedEngine:
     def _follow(self) -> None:
         """Another process of this machine runs the replicas: theirs are the addresses."""
         with contextlib.suppress(OSError, orjson.JSONDecodeError):
-            self._engine.serve_at(orjson.loads(self._place.with_suffix(".json").read_bytes()))
+            self._engine.serve_at(orjson.loads(self._addresses.read_bytes()))
 
     def moved(self) -> None:
         """A replica has a new port."""
         urls = [replica.url for replica in self._replicas if replica.url]
-        self._place.with_suffix(".json").write_bytes(orjson.dumps(urls))
+        self._addresses.write_bytes(orjson.dumps(urls))
         self._engine.serve_at(urls)
 
     async def is_ready(self, url: str) -> bool:

@@ -58,3 +58,32 @@ def test_an_engine_that_stays_out_is_started_again(tmp_path: Path, monkeypatch: 
         return addresses
 
     assert len(asyncio.run(story())) == 2
+
+
+def test_machines_whose_names_begin_alike_run_their_own_engines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one shared data directory `node.1` and `node.2` once had one lock, and the second one no engine."""
+
+    async def story() -> list[int]:
+        launch = {"command": [sys.executable, "-c", SICK_AFTER_READY, "{port}"]}
+        settings = load_settings(environ={}, providers={"eng": {"engine": "transformers", "launch": launch}})
+        adapter = make_adapter(Catalog.from_settings(settings, environ={}), "eng", settings)
+        managed = []
+        try:
+            for host in ("node.1", "node.2"):
+                monkeypatch.setattr("socket.gethostname", lambda host=host: host)
+                engine = Engine(adapter, SYSTEM_CLOCK, lambda name, models: None)
+                config = LaunchConfig.model_validate(launch)
+                managed.append(ManagedEngine(engine, config, tmp_path, SYSTEM_CLOCK, lambda reason: None))
+                managed[-1].start()
+            async with asyncio.timeout(30):
+                while not all((tmp_path / "engines" / f"eng-node.{n}.json").exists() for n in (1, 2)):
+                    await SYSTEM_CLOCK.sleep_async(0.05)
+        finally:
+            for each in managed:
+                await each.stop()
+            await adapter.close()
+        return [len(each._replicas) for each in managed]
+
+    assert asyncio.run(story()) == [1, 1]
