@@ -32,5 +32,4 @@ class LineResult:
     facts: tuple[str, ...] = ()
     slice_id: int = 0
     epoch: int = 0
-    latency_s: float = 0.0
     reserved_usd: float = 0.0  # this line's part of its slice's reserve, under a budget

@@ -67,17 +67,14 @@ class BatchRow:
     billed_output_tokens: int
     cost_usd: float
     unpriced: int
-    reserved_usd: float
     budget_usd: float | None
     max_failure_share: float | None
     est_input_tokens: int
     est_output_tokens: int
-    job_epoch: int
     ingest_offset: int
     ingest_line: int
     ingest_errors: int
     routes: list[list[int]] | None
-    idempotency_key: str | None
     request_hash: str | None
     output_file: str | None = None
     error_file: str | None = None

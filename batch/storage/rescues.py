@@ -44,14 +44,11 @@ def expire_leases(db: Database, *, dead: str | None = None, limit: int = 200) ->
     """
     with db.read() as conn:
         seen_at = db.now(conn)
-        ids = list(conn.execute(_expired(dead).with_only_columns(slices.c.id, slices.c.batch_id, slices.c.reserved_usd)
-                                .order_by(slices.c.lease_until).limit(limit)))  # fmt: skip
-    plain = [row.id for row in ids if not row.reserved_usd]
-    expired = _expire(db, plain, seen_at, dead) if plain else 0
-    for row in ids:
-        if row.reserved_usd:
-            expired += _expire(db, [row.id], seen_at, dead, batch_id=row.batch_id)
-    return expired
+        found = conn.execute(_expired(dead).order_by(slices.c.lease_until).limit(limit)).fetchall()
+    groups: dict[int | None, list[int]] = {}  # a batch with a reserve has a transaction of its own
+    for row in found:
+        groups.setdefault(row.batch_id if row.reserved_usd else None, []).append(row.id)
+    return sum(_expire(db, ids, seen_at, dead, batch_id) for batch_id, ids in groups.items())
 
 
 def take_doomed(db: Database, owner: str, *, limit: int = 50) -> list[Doomed]:
@@ -63,7 +60,7 @@ def take_doomed(db: Database, owner: str, *, limit: int = 50) -> list[Doomed]:
             .limit(limit)
             .with_for_update(skip_locked=True)
         ).scalars()
-        return [doomed for slice_id in sorted(chosen) if (doomed := _doom(conn, slice_id, owner))]
+        return [_doom(conn, slice_id, owner) for slice_id in sorted(chosen)]
 
 
 def wake_slices(db: Database, *, limit: int = 500) -> int:
@@ -222,9 +219,7 @@ def _expired(dead: str | None) -> sa.Select[Any]:
     return sa.select(slices).where(slices.c.state == "leased", is_over)
 
 
-def _expire(
-    db: Database, ids: Collection[int], seen_at: int, dead: str | None, batch_id: int | None = None
-) -> int:
+def _expire(db: Database, ids: Collection[int], seen_at: int, dead: str | None, batch_id: int | None) -> int:
     tally, count = Tally(), 0
     with db.write() as conn:
         if batch_id is not None:
@@ -271,15 +266,14 @@ def _set_free(conn: sa.Connection, row: Any, **values: Any) -> None:
     )
 
 
-def _doom(conn: sa.Connection, slice_id: int, owner: str) -> Doomed | None:
+def _doom(conn: sa.Connection, slice_id: int, owner: str) -> Doomed:
+    """The caller holds the slice's lock."""
     row = conn.execute(
         sa.update(slices)
         .where(slices.c.id == slice_id, slices.c.state == "ready")
         .values(state="leased", owner=owner, epoch=slices.c.epoch + 1, lease_until=db_in(LEASE_S))
         .returning(slices.c.id, slices.c.epoch, slices.c.batch_id, slices.c.lines)
-    ).first()
-    if row is None:
-        return None
+    ).one()
     [line] = unpack_lines(row.lines)
     named = conn.execute(
         sa.select(requests.c.custom_id, batches.c.public_id)

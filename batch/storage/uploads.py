@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from batch.domain.ids import new_id
-from batch.storage.engine import db_now
+from batch.storage.engine import db_in, db_now
 from batch.storage.tables import files, upload_parts, uploads
 
 UPLOAD_LIVES_S = 3600
@@ -44,7 +44,6 @@ class UploadRow:
 class PartRow:
     id: int
     public_id: str
-    upload_id: int
     blob: str
     size_bytes: int
     created_at: int
@@ -57,7 +56,7 @@ _PART = [upload_parts.c[name] for name in PartRow.__slots__]
 
 def insert_upload(conn: sa.Connection, /, **values: Any) -> UploadRow:
     """A pending upload that expires an hour from now."""
-    times = {"created_at": db_now(), "expires_at": db_now() + UPLOAD_LIVES_S * 1000}
+    times = {"created_at": db_now(), "expires_at": db_in(UPLOAD_LIVES_S)}
     insert = sa.insert(uploads).values(public_id=new_id("upload_"), status="pending", **times, **values)
     upload_id = conn.execute(insert.returning(uploads.c.id)).scalar_one()
     return UploadRow(*conn.execute(sa.select(*_UPLOAD).where(uploads.c.id == upload_id)).one())
@@ -75,14 +74,10 @@ def insert_part_if_pending(conn: sa.Connection, upload_id: int, blob: str, size_
     beside a completion."""
     if not _leave_pending(conn, upload_id, "pending"):
         return None
-    values = {
-        "public_id": new_id("part_"),
-        "upload_id": upload_id,
-        "blob": blob,
-        "size_bytes": size_bytes,
-        "created_at": db_now(),
-    }
-    return PartRow(*conn.execute(sa.insert(upload_parts).values(**values).returning(*_PART)).one())
+    insert = sa.insert(upload_parts).values(
+        public_id=new_id("part_"), upload_id=upload_id, blob=blob, size_bytes=size_bytes, created_at=db_now()
+    )
+    return PartRow(*conn.execute(insert.returning(*_PART)).one())
 
 
 def parts_of(conn: sa.Connection, upload_id: int) -> list[PartRow]:
@@ -106,14 +101,9 @@ def cancel_if_pending(conn: sa.Connection, upload_id: int) -> bool:
 
 def expire_overdue(conn: sa.Connection, limit: int) -> int:
     """Mark pending uploads past their hour as expired; returns how many."""
-    due = (
-        sa.select(uploads.c.id).where(uploads.c.status == "pending", uploads.c.expires_at <= db_now()).limit(limit)
-    )
-    return conn.execute(
-        sa.update(uploads)
-        .where(uploads.c.id.in_(due.scalar_subquery()), uploads.c.status == "pending")
-        .values(status="expired")
-    ).rowcount
+    due = sa.select(uploads.c.id).where(uploads.c.status == "pending", uploads.c.expires_at <= db_now()).limit(limit)
+    expire = sa.update(uploads).where(uploads.c.id.in_(due.scalar_subquery()), uploads.c.status == "pending")
+    return conn.execute(expire.values(status="expired")).rowcount
 
 
 def parts_of_ended_uploads(conn: sa.Connection, limit: int) -> list[PartRow]:

@@ -21,14 +21,15 @@ FORGET_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
-    """One process. Times in milliseconds; `facts`: in flight and window by lane, engine versions."""
+    """One process; `facts`: in flight and window by lane, engine versions."""
 
     name: str
     kind: str
     queues: list[str]
-    started_at: int
-    heartbeat_at: int
     facts: dict[str, Any]
+
+
+_COLUMNS = [workers.c[name] for name in WorkerRow.__slots__]
 
 
 def beat_worker(
@@ -53,7 +54,7 @@ def forget_worker(conn: sa.Connection, name: str) -> None:
 
 def live_workers(conn: sa.Connection, kind: str | None = None) -> list[WorkerRow]:
     """Processes with a heartbeat in the last 30 s, by name."""
-    query = sa.select(workers).where(workers.c.heartbeat_at > db_in(-LIVE_S)).order_by(workers.c.name)
+    query = sa.select(*_COLUMNS).where(workers.c.heartbeat_at > db_in(-LIVE_S)).order_by(workers.c.name)
     if kind is not None:
         query = query.where(workers.c.kind == kind)
     return [WorkerRow(*row) for row in conn.execute(query)]
