@@ -41,7 +41,7 @@ keys = typer.Typer(
 app.add_typer(keys, name="keys")
 
 _MARKS = {"ok": "ok", "warning": "warning", "wrong": "WRONG"}
-Limit = Annotated[int | None, typer.Option(metavar="N", show_default=False, help="At most; 0 lifts it.", min=0)]
+Limit = Annotated[int | None, typer.Option(metavar="N", help="At most; 0 lifts it.", min=0)]
 Target = Annotated[str, typer.Argument(metavar="BATCH|PROVIDER", help="batch_…, NAME or NAME/MODEL.")]
 
 

@@ -52,38 +52,23 @@ def pairs(given: list[str] | None) -> dict[str, Any]:
 
 DataDir = Annotated[
     Path | None,
-    typer.Option(
-        "--data-dir",
-        help="Where state lives (default ./.batchmill or BATCHMILL_DATA_DIR).",
-        show_default=False,
-        file_okay=False,
-    ),
+    typer.Option("--data-dir", help="Where state lives (default ./.batchmill or BATCHMILL_DATA_DIR).", file_okay=False),
 ]
 Config = Annotated[
     Path | None,
-    typer.Option(
-        "--config", help="Configuration file (default BATCHMILL_CONFIG or ./batchmill.toml).", show_default=False
-    ),
+    typer.Option("--config", help="Configuration file (default BATCHMILL_CONFIG or ./batchmill.toml)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Server = Annotated[
     str | None,
-    typer.Option(
-        "--server", help="The server's address (default BATCHMILL_SERVER or http://127.0.0.1:8484).", show_default=False
-    ),
+    typer.Option("--server", help="The server's address (default BATCHMILL_SERVER or http://127.0.0.1:8484)."),
 ]
-ApiKey = Annotated[
-    str | None,
-    typer.Option("--api-key", help="Key of that server (better: BATCHMILL_API_KEY).", show_default=False),
-]
+ApiKey = Annotated[str | None, typer.Option("--api-key", help="Key of that server (better: BATCHMILL_API_KEY).")]
 BatchId = Annotated[str, typer.Argument(metavar="ID", help="The batch, as submit and status name it.")]
 Source = Annotated[
     Path, typer.Argument(metavar="IN", exists=True, dir_okay=False, readable=True, help="JSONL of requests.")
 ]
-Output = Annotated[
-    Path | None,
-    typer.Option("-o", "--output", help="Write here (default: stdout).", show_default=False, dir_okay=False),
-]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="Write here (default: stdout).", dir_okay=False)]
 Endpoint = Annotated[str, typer.Option("--endpoint", parser=endpoint, metavar="PATH", help="What each line asks.")]
 Window = Annotated[
     str | None,
@@ -96,6 +81,4 @@ Option = Annotated[
 LocalModel = Annotated[
     bool, typer.Option("--local-model", help="Also serve the bundled small model, as the provider `local`.")
 ]
-Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, max=256, help="Worker processes (default 1).", show_default=False)
-]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, max=256, help="Worker processes (default 1).")]

@@ -61,7 +61,7 @@ def providers(
         return
     chosen = [_provider(catalog, name)] if name else list(catalog.providers.values())
     if asks:
-        _check(settings, catalog, chosen, model, probe=probe, as_json=as_json)
+        _tell_checks([_ask(settings, catalog, provider, model, probe=probe) for provider in chosen], as_json)
     else:
         _show_configured(chosen, as_json)
 
@@ -169,11 +169,7 @@ def _limit_words(limit: dict[str, Any]) -> str:
     return f"{amount(limit['value'])} {words} ({limit['source']})"
 
 
-def _check(
-    settings: Settings, catalog: Catalog, chosen: list[Provider], model: str | None, *, probe: bool, as_json: bool
-) -> None:
-    """Ask each provider for its models; with `probe`, make the tiny calls and keep what they show."""
-    report = [_ask(settings, catalog, provider, model, probe=probe) for provider in chosen]
+def _tell_checks(report: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         say_json(report)
     else:
@@ -184,6 +180,7 @@ def _check(
 
 
 def _ask(settings: Settings, catalog: Catalog, provider: Provider, model: str | None, *, probe: bool) -> dict[str, Any]:
+    """The provider's models; with `probe`, the tiny calls are made, and what they show is kept."""
     row: dict[str, Any] = {"name": provider.name, "problem": None, "models": [], "probe": None}
     if provider.missing_key:
         return row | {"problem": f"no key: {key_hint(provider.missing_key)}"}

@@ -69,7 +69,7 @@ def run(
     out: Annotated[Path, typer.Option("-o", "--output", help="Answers go here.", dir_okay=False)],
     err: Annotated[
         Path | None,
-        typer.Option("-e", "--errors", help="Error lines go here (default OUT.errors.jsonl).", show_default=False),
+        typer.Option("-e", "--errors", help="Error lines go here (default OUT.errors.jsonl)."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, say what would be done, and stop.")] = False,
     simulate: Annotated[

@@ -173,17 +173,13 @@ class Stack:
         waiting = [(companion.name, companion.ready_url) for companion in self.plan.companions]
         if "api" in self.plan.parts:
             waiting.append(("api", f"{self.address}/readyz"))
-        while waiting:
-            self.tick()
-            name, url = waiting[0]
-            trouble = _trouble(url)
-            if trouble is None:
-                waiting.pop(0)
-                continue
-            if SYSTEM_CLOCK.monotonic() > limit:
-                child = next(child for child in self._children if child.name == name)
-                raise Unavailable(f"{name} is not ready after {READY_S:g} s: {trouble}{child.last_words()}")
-            SYSTEM_CLOCK.sleep(0.1)
+        for name, url in waiting:
+            while (trouble := _trouble(url)) is not None:
+                self.tick()
+                if SYSTEM_CLOCK.monotonic() > limit:
+                    child = next(child for child in self._children if child.name == name)
+                    raise Unavailable(f"{name} is not ready after {READY_S:g} s: {trouble}{child.last_words()}")
+                SYSTEM_CLOCK.sleep(0.1)
 
 
 def worker_arguments(name: str, queues: tuple[str, ...], log_level: str) -> list[str]:

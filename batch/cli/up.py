@@ -49,12 +49,8 @@ def up(
         typer.Option("--only", metavar="PART", help="Just api, worker, beat, or the workers of one PROVIDER."),
     ] = None,
     with_local_model: options.LocalModel = False,
-    host: Annotated[
-        str | None, typer.Option("--host", help="Address to listen on (default 127.0.0.1).", show_default=False)
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option("--port", help="Port of the API (default 8484).", show_default=False)
-    ] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on (default 127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Port of the API (default 8484).")] = None,
     as_json: options.Json = False,
     data_dir: options.DataDir = None,
     config: options.Config = None,
@@ -187,9 +183,7 @@ def worker(
     queues: Annotated[
         str, typer.Option("-Q", "--queues", help="Celery queues to serve.")
     ] = f"{CALLS_QUEUE},{JOBS_QUEUE}",
-    pool: Annotated[
-        str | None, typer.Option("-P", "--pool", help="Celery pool (default: the app's).", show_default=False)
-    ] = None,
+    pool: Annotated[str | None, typer.Option("-P", "--pool", help="Celery pool (default: the app's).")] = None,
     name: Annotated[str, typer.Option("-n", "--name", help="Name of this worker.")] = "worker",
     data_dir: options.DataDir = None,
     config: options.Config = None,

@@ -28,14 +28,6 @@ OPENAI_KEYS = frozenset({
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """Features of the models that match."""
-
-    models: re.Pattern[str]
-    features: Mapping[str, Behaviour]
-
-
-@dataclass(frozen=True, slots=True)
 class Personality:
     """One vendor. `default` is the behaviour of OpenAI keys without a row, `unknown_keys` of all others.
 
@@ -50,7 +42,7 @@ class Personality:
     default: Behaviour = "native"
     unknown_keys: Behaviour = "ignored"
     features: Mapping[str, Behaviour] = field(default_factory=dict)
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[tuple[re.Pattern[str], Mapping[str, Behaviour]], ...] = ()  # features of the models that match
     n_max: int = 128
     n_with_temperature_0: Behaviour = "native"
     seed_field: str = "seed"
@@ -78,9 +70,9 @@ class Personality:
 
     def behaviour(self, feature: str, model: str) -> Behaviour:
         """What becomes of one body key or feature for one model."""
-        for rule in self.rules:
-            if feature in rule.features and rule.models.search(model):
-                return rule.features[feature]
+        for models, features in self.rules:
+            if feature in features and models.search(model):
+                return features[feature]
         if feature in self.features:
             return self.features[feature]
         if feature in OPENAI_KEYS or feature in {"json_schema", "json_object"}:
@@ -107,7 +99,7 @@ def load_personalities() -> dict[str, Personality]:
 
 def _read(name: str, table: dict[str, Any]) -> Personality:
     values = dict(table)
-    values["rules"] = tuple(Rule(re.compile(rule["models"]), rule["features"]) for rule in table.get("rules", ()))
+    values["rules"] = tuple((re.compile(rule["models"]), rule["features"]) for rule in table.get("rules", ()))
     for key in ("models", "prefixes"):
         if key in table:
             values[key] = tuple(table[key])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import threading
 from collections import Counter, deque
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +52,17 @@ class Witness:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = io.FileIO(str(path), "a")
         self._next = 0
-        self.requests = 0
+        self.in_flight = 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Empty the records and set the totals to zero; the file stays as it is."""
+        with self._lock:
+            self._records.clear()
         self.statuses: Counter[int] = Counter()
         self.faults: Counter[str] = Counter()
-        self.prompt_tokens = 0
-        self.completion_tokens = 0
-        self.in_flight = 0
-        self.most_in_flight = 0
-        self.aborted = 0
+        self.prompt_tokens = self.completion_tokens = self.aborted = 0
+        self.most_in_flight = self.in_flight
 
     @property
     def is_listening(self) -> bool:
@@ -72,7 +75,6 @@ class Witness:
         return self._next - 1
 
     def count(self, status: int, fault: str | None, prompt_tokens: int, completion_tokens: int) -> None:
-        self.requests += 1
         self.statuses[status] += 1
         if fault is not None:
             self.faults[fault] += 1
@@ -84,32 +86,20 @@ class Witness:
             with self._lock:
                 self._records.append(record)
         if self._file is not None:  # one unbuffered write: whole lines, even when the process is killed
-            self._file.write(orjson.dumps(asdict(record)) + b"\n")
+            self._file.write(orjson.dumps(record) + b"\n")
 
     def records(self) -> list[Record]:
         """In order of arrival."""
         with self._lock:
             return list(self._records)
 
-    def forget(self) -> None:
-        """Empty the records and set the totals to zero; the file stays as it is."""
-        with self._lock:
-            self._records.clear()
-        self.requests = self.prompt_tokens = self.completion_tokens = self.aborted = 0
-        self.most_in_flight = self.in_flight
-        self.statuses.clear()
-        self.faults.clear()
-
     def totals(self) -> dict[str, Any]:
+        counted = ("prompt_tokens", "completion_tokens", "in_flight", "most_in_flight", "aborted")
         return {
-            "requests": self.requests,
+            "requests": self.statuses.total(),
             "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
             "faults": dict(self.faults),
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "in_flight": self.in_flight,
-            "most_in_flight": self.most_in_flight,
-            "aborted": self.aborted,
+            **{name: getattr(self, name) for name in counted},
         }
 
     def close(self) -> None:
