@@ -1,12 +1,13 @@
 """A streamed chat completion, folded to the one object that it would have been.
 
-Owns: reading server-sent events as bytes arrive (any split), and the folding rules: choices by index, strings
-joined, roles, ids and names set once, tool calls by index, the last usage. Pure; time limits are the transport's.
+Owns: reading server-sent events, and the folding rules: choices by index, strings joined, roles, ids and
+names set once, tool calls by index, the last usage. Pure; time limits are the transport's.
 An error event, an unreadable chunk or an end before every choice has finished raises FoldError.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any
 
@@ -27,118 +28,61 @@ class FoldError(ValueError):
 
 
 def fold_stream(data: bytes) -> dict[str, Any]:
-    """A whole stream at once."""
-    folding = StreamFold()
-    folding.feed(data)
-    return folding.finish()
-
-
-class EventReader:
-    """Bytes in, the `data` of complete events out. Comments, ids and event names are skipped."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._lines: list[bytes] = []
-        self._is_start = True
-
-    def feed(self, data: bytes) -> list[bytes]:
-        text = self._rest + data
-        if self._is_start and text:
-            if len(text) < 3 and b"\xef\xbb\xbf".startswith(text):
-                self._rest = text
-                return []
-            text = text.removeprefix(b"\xef\xbb\xbf")
-            self._is_start = False
-        # A final \r may be half of \r\n: it waits for its neighbour.
-        held = text.endswith(b"\r")
-        lines = text[: len(text) - held].replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        self._rest = lines.pop() + (b"\r" if held else b"")
-        return [event for line in lines if (event := self._take(line)) is not None]
-
-    def close(self) -> list[bytes]:
-        """The end of input: a last event without its blank line counts, as servers often end so."""
-        events = self.feed(b"\n\n") if self._rest or self._lines else []
-        return [event for event in events if event]
-
-    def _take(self, line: bytes) -> bytes | None:
-        if not line:
-            event = b"\n".join(self._lines) if self._lines else None
-            self._lines = []
-            return event
-        if line.startswith(b"data:"):
-            self._lines.append(line[6:] if line[5:6] == b" " else line[5:])
-        elif line == b"data":
-            self._lines.append(b"")
-        return None
-
-
-class StreamFold:
-    """feed() bytes as they come; finish() at the end of input. `is_done` after [DONE]."""
-
-    def __init__(self) -> None:
-        self.is_done = False
-        self._events = EventReader()
-        self._head: dict[str, Any] = {}
-        self._extra: dict[str, Any] = {}
-        self._usage: dict[str, Any] | None = None
-        self._choices: dict[int, _Choice] = {}
-
-    def feed(self, data: bytes) -> None:
-        for event in self._events.feed(data):
-            self._take(event)
-
-    def finish(self) -> dict[str, Any]:
-        """The chat.completion. Raises FoldError when the stream broke off."""
-        for event in self._events.close():
-            self._take(event)
-        if not self._choices:
-            raise FoldError("the stream held no choices")
-        if not self.is_done and any(choice.finish_reason is None for choice in self._choices.values()):
-            raise FoldError("the stream ended before every choice was finished")
-        body = {"id": self._head.get("id"), "object": "chat.completion"}
-        body |= {key: self._head[key] for key in _FIRST if key in self._head and key != "id"}
-        body["choices"] = [
-            self._choices[index].close(index, str(body["id"])) for index in sorted(self._choices)
-        ]
-        if self._usage is not None:
-            body["usage"] = self._usage
-        return {**body, **self._extra}
-
-    def _take(self, event: bytes) -> None:
-        if self.is_done:
-            return
-        stripped = event.strip()
-        if stripped == b"[DONE]":
-            self.is_done = True
-            return
-        if not stripped:
-            return
-        try:
-            chunk = orjson.loads(stripped)
-        except orjson.JSONDecodeError:
-            raise FoldError(f"a chunk of {len(event)} bytes is not JSON") from None
-        if isinstance(chunk, dict):
-            self._add(chunk)
-
-    def _add(self, chunk: dict[str, Any]) -> None:
-        error = chunk.get("error")
-        if error:
-            inner = error if isinstance(error, dict) else {"message": str(error)}
-            raise FoldError(str(inner.get("message", "error in the stream")), inner)
-        if chunk.get("object") not in _CHUNKS:
-            return
+    """The chat.completion of a whole stream."""
+    head: dict[str, Any] = {"id": None, "object": "chat.completion"}
+    extra: dict[str, Any] = {}
+    usage: dict[str, Any] = {}
+    choices: dict[int, _Choice] = {}
+    is_done = False
+    for event in _events(data):
+        if is_done := event == b"[DONE]":
+            break
+        chunk = _read_chunk(event)
         for key in _FIRST:
-            if self._head.get(key) is None and chunk.get(key) is not None:
-                self._head[key] = chunk[key]
+            if head.get(key) is None and chunk.get(key) is not None:
+                head[key] = chunk[key]
         if isinstance(chunk.get("usage"), dict):
-            self._usage = chunk["usage"]
-        self._extra |= {
-            key: value for key, value in chunk.items() if key not in _DROPPED and value is not None
-        }
+            usage = {"usage": chunk["usage"]}
+        extra |= {key: value for key, value in chunk.items() if key not in _DROPPED and value is not None}
         for position, part in enumerate(chunk.get("choices") or ()):
             if isinstance(part, dict):
                 index = part["index"] if type(part.get("index")) is int else position
-                self._choices.setdefault(index, _Choice()).add(part)
+                choices.setdefault(index, _Choice()).add(part)
+    if not choices:
+        raise FoldError("the stream held no choices")
+    if not is_done and any(choice.finish_reason is None for choice in choices.values()):
+        raise FoldError("the stream ended before every choice was finished")
+    folded = [choices[index].close(index, str(head["id"])) for index in sorted(choices)]
+    return {**head, "choices": folded, **usage, **extra}
+
+
+def _events(data: bytes) -> Iterator[bytes]:
+    """The `data` of each event; comments, ids and names are skipped. The last may lack its blank line: servers
+    often end so."""
+    lines: list[bytes] = []
+    text = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    for line in (*text.split(b"\n"), b""):
+        if line.startswith(b"data:"):
+            lines.append(line[5:])
+        elif not line and lines:
+            if event := b"\n".join(lines).strip():
+                yield event
+            lines = []
+
+
+def _read_chunk(event: bytes) -> dict[str, Any]:
+    """{} for an object of another kind."""
+    try:
+        chunk = orjson.loads(event)
+    except orjson.JSONDecodeError:
+        raise FoldError(f"a chunk of {len(event)} bytes is not JSON") from None
+    if not isinstance(chunk, dict):
+        return {}
+    error = chunk.get("error")
+    if error:
+        inner = error if isinstance(error, dict) else {"message": str(error)}
+        raise FoldError(str(inner.get("message", "error in the stream")), inner)
+    return chunk if chunk.get("object") in _CHUNKS else {}
 
 
 class _Choice:

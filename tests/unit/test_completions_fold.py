@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from batch.completions.fold import FoldError, StreamFold, fold_stream
+from batch.completions.fold import FoldError, fold_stream
 
 
 def chunk(*choices: dict[str, Any], **keys: Any) -> bytes:
@@ -129,12 +126,6 @@ STREAM = (
 )
 
 
-@given(st.lists(st.integers(0, len(STREAM)), max_size=12))
-def test_any_split_of_the_bytes_folds_to_the_same_object(cuts: list[int]) -> None:
-    places = [0, *sorted(cuts), len(STREAM)]
-    folding = StreamFold()
-    for start, end in pairwise(places):
-        folding.feed(STREAM[start:end])
-    assert folding.is_done
-    body = folding.finish()
+def test_line_ends_of_any_kind_a_mark_at_the_start_and_events_of_several_lines_are_read() -> None:
+    body = fold_stream(STREAM + chunk(delta(content="after the end")))
     assert [c["message"]["content"] for c in body["choices"]] == ["Grüße !", "你"]
