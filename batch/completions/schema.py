@@ -34,7 +34,7 @@ class Schema:
 
     def __init__(self, document: Any, source: bytes, bounds: Bounds, killable: KillableCheck) -> None:
         self.document = document
-        self._source = source
+        self._source = source.decode()
         self._bounds = bounds
         self._killable = killable
         self._validator = _compile(document)
@@ -42,7 +42,7 @@ class Schema:
     def errors(self, value: Any, text: str) -> list[str]:
         """At most five messages, "/path: what is wrong"; empty when `value` (parsed from `text`) is valid."""
         if self.is_heavy(len(text)):
-            return self._killable.errors(self._source, text.encode(), TIME_LIMIT_S)
+            return self._killable.errors(self._source, text, TIME_LIMIT_S)
         return list_errors(self._validator, value)
 
     def is_heavy(self, answer_bytes: int) -> bool:

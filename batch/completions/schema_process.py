@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import json
 import signal
-import struct
 import subprocess
 import sys
 import threading
 from itertools import islice
 from typing import IO, Any
 
-_HEADER = struct.Struct("!dII")  # seconds, bytes of the schema, bytes of the answer
-_LENGTH = struct.Struct("!I")
 MAX_ERRORS = 5
 _MEMORY_BYTES = 2 * 1024**3
 
@@ -29,20 +26,21 @@ class KillableCheck:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
-    def errors(self, schema: bytes, answer: bytes, limit_s: float) -> list[str]:
+    def errors(self, schema: str, answer: str, limit_s: float) -> list[str]:
         """At most five messages; a check that is killed counts as one error that says so."""
         with self._lock:
             child = self._child = self._child or _start()
+            assert child.stdin is not None and child.stdout is not None
             try:
-                assert child.stdin is not None
-                child.stdin.write(_HEADER.pack(limit_s, len(schema), len(answer)))
-                child.stdin.write(schema)
-                child.stdin.write(answer)
+                child.stdin.write(json.dumps([limit_s, schema, answer]).encode() + b"\n")
                 child.stdin.flush()
-                return _read_messages(child)
-            except (BrokenPipeError, EOFError, struct.error):
-                self._end_child()
-                return [f"/: the check took more than {limit_s:g} s or too much memory and was stopped"]
+                if (line := child.stdout.readline()).endswith(b"\n"):
+                    messages: list[str] = json.loads(line)
+                    return messages
+            except BrokenPipeError:
+                pass
+            self._end_child()
+            return [f"/: the check took more than {limit_s:g} s or too much memory and was stopped"]
 
     def close(self) -> None:
         with self._lock:
@@ -71,37 +69,21 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
-def _read_messages(child: subprocess.Popen[bytes]) -> list[str]:
-    assert child.stdout is not None
-    (length,) = _LENGTH.unpack(_read_exactly(child.stdout, _LENGTH.size))
-    messages: list[str] = json.loads(_read_exactly(child.stdout, length))
-    return messages
-
-
-def _read_exactly(pipe: IO[bytes], count: int) -> bytes:
-    data = pipe.read(count)
-    if len(data) < count:
-        raise EOFError
-    return data
-
-
 def serve_checks(source: IO[bytes], sink: IO[bytes]) -> None:
-    """The child's loop: a frame in, messages out, until the parent closes the pipe."""
+    """The child's loop: a line in, messages out, until the parent closes the pipe."""
     import resource  # noqa: PLC0415 - only the child limits itself; not on every platform
 
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    while header := source.read(_HEADER.size):
-        limit_s, schema_length, answer_length = _HEADER.unpack(header)
-        schema = _read_exactly(source, schema_length)
-        answer = _read_exactly(source, answer_length)
+    for line in source:
+        limit_s, schema, answer = json.loads(line)
         signal.setitimer(signal.ITIMER_REAL, limit_s)  # its default action ends the process, also in native code
         messages = json.dumps(_check(schema, answer)).encode()
         signal.setitimer(signal.ITIMER_REAL, 0)
-        sink.write(_LENGTH.pack(len(messages)) + messages)
+        sink.write(messages + b"\n")
         sink.flush()
 
 
-def _check(schema: bytes, answer: bytes) -> list[str]:
+def _check(schema: str, answer: str) -> list[str]:
     import jsonschema_rs  # noqa: PLC0415 - the parent's other users of this module never need it
 
     validator = jsonschema_rs.validator_for(
