@@ -1,7 +1,7 @@
 """The wall behind which foreign HTTP errors become ours.
 
-Owns: TransportFault and the two tables that translate every exception of httpx and pyreqwest into a
-FailureKind. A test asserts that the tables are total.
+Owns: TransportFault and the table that translates every exception of httpx and pyreqwest into a
+FailureKind. A test asserts that it is total.
 May not touch: anything that sends. Texts hold no URL: a URL may hold what should not be shown.
 """
 
@@ -23,57 +23,31 @@ class TransportFault(Exception):
         self.sent = sent
 
 
-# The first row whose class fits decides; subclasses stand before their bases.
-PYREQWEST_FAULTS: tuple[tuple[type[Exception], FailureKind, str, bool], ...] = (
-    (px.ConnectTimeoutError, FailureKind.CONNECT, "connecting took too long", False),
-    (px.PoolTimeoutError, FailureKind.CONNECT, "no connection became free in time", False),
-    (px.ReadTimeoutError, FailureKind.TIMEOUT, "no answer in time", True),
-    (px.WriteTimeoutError, FailureKind.TIMEOUT, "sending took too long", True),
-    (px.RequestTimeoutError, FailureKind.TIMEOUT, "no answer in time", True),
-    (px.ConnectError, FailureKind.CONNECT, "could not connect", False),
-    (px.ReadError, FailureKind.DISCONNECT, "the connection broke while reading", True),
-    (px.WriteError, FailureKind.DISCONNECT, "the connection broke while sending", True),
-    (px.NetworkError, FailureKind.DISCONNECT, "the connection broke", True),
-    (px.TransportError, FailureKind.DISCONNECT, "the connection broke", True),
-    (px.DecodeError, FailureKind.BAD_ANSWER, "the answer could not be decoded", True),
-    (px.RedirectError, FailureKind.BAD_ANSWER, "the answer is a redirect", True),
-    (px.StatusError, FailureKind.BAD_ANSWER, "the answer is an HTTP error", True),
-    (px.ClientClosedError, FailureKind.DISCONNECT, "the client was closed", True),
-    (px.RequestPanicError, FailureKind.DISCONNECT, "the HTTP client failed", True),
-    (px.BuilderError, FailureKind.CONNECT, "the request could not be built: wrong URL, header or proxy", False),
-    (px.RequestError, FailureKind.DISCONNECT, "the connection broke", True),
-    (px.PyreqwestError, FailureKind.DISCONNECT, "the HTTP client failed", True),
+# The first row with a class that fits decides; subclasses stand before their bases.
+FAULTS: tuple[tuple[tuple[type[Exception], ...], FailureKind, str, bool], ...] = (
+    ((px.ConnectTimeoutError, httpx.ConnectTimeout), FailureKind.CONNECT, "connecting took too long", False),
+    ((px.PoolTimeoutError, httpx.PoolTimeout), FailureKind.CONNECT, "no connection became free in time", False),
+    ((px.WriteTimeoutError, httpx.WriteTimeout), FailureKind.TIMEOUT, "sending took too long", True),
+    ((px.RequestTimeoutError, httpx.TimeoutException), FailureKind.TIMEOUT, "no answer in time", True),
+    ((px.ConnectError, httpx.ConnectError), FailureKind.CONNECT, "could not connect", False),
+    ((httpx.ProxyError,), FailureKind.CONNECT, "the proxy refused", False),
+    ((httpx.UnsupportedProtocol, httpx.InvalidURL), FailureKind.CONNECT, "not an http or https URL", False),
+    ((httpx.LocalProtocolError,), FailureKind.CONNECT, "the request breaks HTTP", False),
+    ((httpx.RemoteProtocolError,), FailureKind.DISCONNECT, "the server broke HTTP or closed without an answer", True),
+    ((px.ReadError, httpx.ReadError), FailureKind.DISCONNECT, "the connection broke while reading", True),
+    ((px.WriteError, httpx.WriteError), FailureKind.DISCONNECT, "the connection broke while sending", True),
+    ((px.DecodeError, httpx.DecodingError), FailureKind.BAD_ANSWER, "the answer could not be decoded", True),
+    ((px.RedirectError, httpx.TooManyRedirects), FailureKind.BAD_ANSWER, "the answer is a redirect", True),
+    ((px.StatusError,), FailureKind.BAD_ANSWER, "the answer is an HTTP error", True),
+    ((px.ClientClosedError,), FailureKind.DISCONNECT, "the client was closed", True),
+    ((px.RequestPanicError,), FailureKind.DISCONNECT, "the HTTP client failed", True),
+    ((px.BuilderError,), FailureKind.CONNECT, "the request could not be built: wrong URL, header or proxy", False),
+    ((px.RequestError, httpx.HTTPError, httpx.StreamError), FailureKind.DISCONNECT, "the connection broke", True),
+    ((px.PyreqwestError,), FailureKind.DISCONNECT, "the HTTP client failed", True),
+    # Both raise a bare one for a URL or header that cannot be; its text may hold the header, so it is not told.
+    ((ValueError,), FailureKind.CONNECT, "the request could not be built: wrong URL or header", False),
+    ((OSError,), FailureKind.DISCONNECT, "the connection broke", True),
 )
-
-HTTPX_FAULTS: tuple[tuple[type[Exception], FailureKind, str, bool], ...] = (
-    (httpx.ConnectTimeout, FailureKind.CONNECT, "connecting took too long", False),
-    (httpx.PoolTimeout, FailureKind.CONNECT, "no connection became free in time", False),
-    (httpx.ReadTimeout, FailureKind.TIMEOUT, "no answer in time", True),
-    (httpx.WriteTimeout, FailureKind.TIMEOUT, "sending took too long", True),
-    (httpx.TimeoutException, FailureKind.TIMEOUT, "no answer in time", True),
-    (httpx.ConnectError, FailureKind.CONNECT, "could not connect", False),
-    (httpx.ProxyError, FailureKind.CONNECT, "the proxy refused", False),
-    (httpx.UnsupportedProtocol, FailureKind.CONNECT, "not an http or https URL", False),
-    (httpx.LocalProtocolError, FailureKind.CONNECT, "the request breaks HTTP", False),
-    (httpx.RemoteProtocolError, FailureKind.DISCONNECT, "the server broke HTTP or closed without an answer", True),
-    (httpx.ReadError, FailureKind.DISCONNECT, "the connection broke while reading", True),
-    (httpx.WriteError, FailureKind.DISCONNECT, "the connection broke while sending", True),
-    (httpx.NetworkError, FailureKind.DISCONNECT, "the connection broke", True),
-    (httpx.TransportError, FailureKind.DISCONNECT, "the connection broke", True),
-    (httpx.DecodingError, FailureKind.BAD_ANSWER, "the answer could not be decoded", True),
-    (httpx.TooManyRedirects, FailureKind.BAD_ANSWER, "the answer is a redirect", True),
-    (httpx.RequestError, FailureKind.DISCONNECT, "the connection broke", True),
-    (httpx.InvalidURL, FailureKind.CONNECT, "not an http or https URL", False),
-    (httpx.StreamError, FailureKind.DISCONNECT, "the connection broke", True),
-    (httpx.HTTPError, FailureKind.DISCONNECT, "the connection broke", True),
-)
-
-# Both raise a bare ValueError for a URL or header that cannot be; its text may hold the header, so it is not told.
-UNBUILDABLE: tuple[type[Exception], FailureKind, str, bool] = (
-    ValueError, FailureKind.CONNECT, "the request could not be built: wrong URL or header", False,
-)  # fmt: skip
-
-FAULTS = (*PYREQWEST_FAULTS, *HTTPX_FAULTS, UNBUILDABLE)
 FOREIGN = (px.PyreqwestError, httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, ValueError)
 
 
@@ -81,14 +55,9 @@ def translate(error: Exception) -> TransportFault:
     """Our fault for a foreign one. `error` is one of FOREIGN."""
     inner = error.__cause__ if isinstance(error.__cause__, px.PyreqwestError) else error
     causes = _causes(inner)
-    kind, message, sent = _corrected(inner, causes) or _row_of(inner)
+    kind, message, sent = _corrected(inner, causes) or next(row[1:] for row in FAULTS if isinstance(inner, row[0]))
     told = causes[-1] if causes and "://" not in causes[-1] else ""
     return TransportFault(kind, f"{message} ({told[:200]})" if told else message, sent=sent)
-
-
-def _row_of(error: BaseException) -> tuple[FailureKind, str, bool]:
-    found = (row[1:] for row in FAULTS if isinstance(error, row[0]))
-    return next(found, (FailureKind.DISCONNECT, "the connection broke", True))
 
 
 def _corrected(error: BaseException, causes: list[str]) -> tuple[FailureKind, str, bool] | None:

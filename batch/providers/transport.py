@@ -180,19 +180,12 @@ class _Reading:
     async def all_of(self, next_chunk: NextChunk) -> bytes:
         if self._is_sse:
             return await self._events(next_chunk)
-        chunk = await next_chunk()
-        if chunk is None:
-            return b""
-        body = bytes(chunk)
-        parts: list[bytes] | None = None
-        size = len(body)
+        parts: list[bytes] = []
+        size = 0
         while (chunk := await next_chunk()) is not None:
             self._check_size(size := size + len(chunk))
-            if parts is None:
-                parts = [body]
             parts.append(bytes(chunk))
-        self._check_size(size)
-        return body if parts is None else b"".join(parts)
+        return b"".join(parts)
 
     async def _events(self, next_chunk: NextChunk) -> bytes:
         parts: list[bytes] = []
