@@ -13,7 +13,7 @@ from pathlib import Path
 import orjson
 import psutil
 
-from batch.completions.output_line import success_line
+from batch.completions.output_line import response_line
 from batch.domain.ids import line_id
 from batch.domain.outcome import Usage
 from batch.domain.result import LineResult
@@ -69,7 +69,7 @@ def _result(batch_id: int, number: int) -> LineResult:
     body = {"id": f"chatcmpl-{number}", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice],
             "usage": usage}  # fmt: skip
     name = f"r{number}"
-    text = success_line(line_id("batch_bench", number), name, orjson.dumps(body), {"attempts": 1}, request_id="req_x")
+    text = response_line(line_id("batch_bench", number), name, orjson.dumps(body), {"attempts": 1}, request_id="req_x")
     return LineResult(batch_id, number, name, True, text, usage=Usage(80, 0, 60, 0), billed=Usage(80, 0, 60, 0))
 
 

@@ -19,7 +19,7 @@ from batch.completions.answering import Answering
 from batch.completions.answers import Answer
 from batch.completions.calls import Call
 from batch.completions.cards import Card
-from batch.completions.output_line import http_error_line, make_error_body, own_error_line, success_line
+from batch.completions.output_line import own_error_line, response_line
 from batch.completions.plan import PlanOptions, plan_line
 from batch.completions.schema import SchemaCache
 from batch.domain.errors import InvalidRequest
@@ -241,7 +241,7 @@ class LineRun:
             note["cost_usd"] = round(cost, 9)
         identifier = line_id(claim.batch_public_id, item.line)
         if isinstance(end, Answer):
-            output = success_line(
+            output = response_line(
                 identifier, item.custom_id, end.body, note,
                 request_id=note.get("request_id") or identifier, output_ascii=lane.output_ascii,
             )  # fmt: skip
@@ -262,10 +262,11 @@ class LineRun:
             return self._fail_plainly(lane, code or "attempts_exhausted", failure.message, failure)
         item, claim = self.item, self.held.claim
         identifier = line_id(claim.batch_public_id, item.line)
-        body = failure.body or make_error_body(failure.message, code=failure.code)
-        output = http_error_line(
-            identifier, item.custom_id, failure.status, body, self._failure_note(lane, failure),
-            request_id=failure.request_id or identifier, output_ascii=lane.output_ascii,
+        plain = {"message": failure.message, "type": "invalid_request_error", "param": None, "code": failure.code}
+        output = response_line(
+            identifier, item.custom_id, orjson.dumps(failure.body or {"error": plain}),
+            self._failure_note(lane, failure), request_id=failure.request_id or identifier,
+            status=failure.status, output_ascii=lane.output_ascii,
         )  # fmt: skip
         shown = failure.code or failure.kind.value
         return self._failed(output, shown, lane)

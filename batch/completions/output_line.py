@@ -18,7 +18,7 @@ _LINE_BREAKS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe
 _NON_ASCII = re.compile("[^\x00-\x7f]+")
 
 
-def success_line(
+def response_line(
     line_id: str,
     custom_id: str,
     body: bytes,
@@ -28,37 +28,16 @@ def success_line(
     status: int = 200,
     output_ascii: bool = False,
 ) -> bytes:
-    """A line of the output file. `body` is one JSON object in UTF-8, spaces and newlines allowed."""
+    """A line of the output file, or of the error file for an upstream HTTP error (`error` is null there too). `body`
+    is one JSON object in UTF-8, spaces and newlines allowed."""
     line = b'{"id": "%b", "custom_id": %b, "response": {"status_code": %d, "request_id": %b, "body": %b}, ' % (
         line_id.encode(),
         orjson.dumps(custom_id),
         status,
         orjson.dumps(request_id),
-        _as_one_line(body),
+        body.replace(b"\n", b" ").replace(b"\r", b" "),  # in valid JSON white space between tokens
     )
     return _encode(line + b'"error": null, "batchmill": %b}' % orjson.dumps(note), output_ascii)
-
-
-def http_error_line(
-    line_id: str,
-    custom_id: str,
-    status: int,
-    error_body: Mapping[str, Any],
-    note: Mapping[str, Any],
-    *,
-    request_id: str,
-    output_ascii: bool = False,
-) -> bytes:
-    """A line of the error file for an upstream HTTP error: `response` set, `error` null."""
-    return success_line(
-        line_id,
-        custom_id,
-        orjson.dumps(error_body),
-        note,
-        request_id=request_id,
-        status=status,
-        output_ascii=output_ascii,
-    )
 
 
 def own_error_line(
@@ -89,28 +68,11 @@ def copied_line(line: str, line_id: str, custom_id: str, *, output_ascii: bool =
     return _encode(orjson.dumps(entry), output_ascii)
 
 
-def make_error_body(
-    message: str, *, type_: str = "invalid_request_error", param: str | None = None, code: str | None = None
-) -> dict[str, Any]:
-    """OpenAI's error envelope, for an upstream error whose body had none."""
-    return {"error": {"message": message, "type": type_, "param": param, "code": code}}
-
-
-def _as_one_line(body: bytes) -> bytes:
-    """Raw line breaks in valid JSON are white space between tokens: a space means the same."""
-    if b"\n" in body:
-        body = body.replace(b"\n", b" ")
-    if b"\r" in body:
-        body = body.replace(b"\r", b" ")
-    return body
-
-
 def _encode(line: bytes, output_ascii: bool) -> bytes:
     if line.isascii():
         return line
     if output_ascii:
         return _NON_ASCII.sub(lambda found: json.dumps(found.group())[1:-1], line.decode()).encode()
     for raw, escaped in _LINE_BREAKS:
-        if raw in line:
-            line = line.replace(raw, escaped)
+        line = line.replace(raw, escaped)
     return line
