@@ -101,12 +101,10 @@ class Attempt:
         """One exchange; where an engine has replicas, at the one that suits."""
         parts, claim = self._parts, line.held.claim
         if parts.engine is None:
-            return await parts.adapter.call(claim.endpoint, call.body, model=parts.context.model, stream=call.stream)
+            return await parts.adapter.call(claim.endpoint, call.body, stream=call.stream)
 
         def send(base_url: str | None) -> Awaitable[Outcome]:
-            return parts.adapter.call(
-                claim.endpoint, call.body, model=parts.context.model, stream=call.stream, base_url=base_url
-            )
+            return parts.adapter.call(claim.endpoint, call.body, stream=call.stream, base_url=base_url)
 
         tokens = line.item.est_input + int(line.item.est_output * call.share)
         return await parts.engine.call(

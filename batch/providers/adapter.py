@@ -8,8 +8,7 @@ May not touch: what is asked (completions/), whether it is asked again (domain.r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Any
 
 import orjson
 
@@ -18,9 +17,9 @@ from batch.completions.fold import FoldError, fold_stream
 from batch.completions.normalise import error_in_body
 from batch.domain.outcome import Failure, FailureKind, Outcome, Success
 from batch.providers.catalog import Catalog
-from batch.providers.classify import classify, classify_view
+from batch.providers.classify import classify
 from batch.providers.engine_load import LOAD_HEADER
-from batch.providers.error_shapes import read_error_value
+from batch.providers.error_shapes import ErrorView, read_error
 from batch.providers.faults import TransportFault
 from batch.providers.headers import RATE_PREFIXES
 from batch.providers.provider import Provider
@@ -33,17 +32,10 @@ MIN_SECRET = 6  # shorter keys are no secrets, and masking them would tear texts
 _LISTS = {"/chat/completions": "choices", "/embeddings": "data"}
 
 
-def make_adapter(
-    catalog: Catalog,
-    name: str,
-    settings: Settings,
-    *,
-    kind: Literal["direct", "httpx"] | None = None,
-    clock: Clock = SYSTEM_CLOCK,
-) -> Adapter:
+def make_adapter(catalog: Catalog, name: str, settings: Settings, clock: Clock = SYSTEM_CLOCK) -> Adapter:
     """An adapter with a transport of its own; close() ends both. To be made on the loop that uses it."""
     provider = catalog.providers[name]
-    transport = make_transport(kind or settings.transport, provider, settings, clock)
+    transport = make_transport(settings.transport, provider, settings, clock)
     return Adapter(provider, transport, clock, secrets=catalog.secrets)
 
 
@@ -51,43 +43,26 @@ class Adapter:
     """Calls one provider through one transport. Safe for any number of calls at once on one event loop."""
 
     def __init__(
-        self,
-        provider: Provider,
-        transport: Transport,
-        clock: Clock = SYSTEM_CLOCK,
-        *,
-        secrets: Callable[[], Iterable[str]] | None = None,
+        self, provider: Provider, transport: Transport, clock: Clock, *, secrets: Callable[[], Iterable[str]]
     ) -> None:
         self.provider = provider
         self._transport = transport
         self._clock = clock
-        self._secrets = secrets or (lambda: [key] if (key := provider.api_key()) else [])
+        self._secrets = secrets
         self._headers: dict[str, str] = {}
         self._headers_until = -1.0
         self._key_problem = ""
         self._own_key = ""  # the one that answers could repeat; "" when too short to be told from text
         self._urls: dict[tuple[str | None, str], str] = {}
-        preset = provider.preset
-        self._captured = tuple(name.removesuffix("*") for name in preset.capture_headers)
-        self._aliases = preset.header_aliases
-        self._cost_header = preset.cost.header if preset.cost else None
-        self._cost_usage = preset.cost.usage if preset.cost else None
-        self._cost_scale = preset.cost.scale if preset.cost else 1.0
+        self._captured = tuple(name.removesuffix("*") for name in provider.preset.capture_headers)
+        self._aliases = provider.preset.header_aliases
+        self._cost_source = provider.preset.cost
 
-    async def call(
-        self,
-        path: str,
-        body: bytes,
-        *,
-        model: str,
-        base_url: str | None = None,
-        timeout_s: float | None = None,
-        stream: bool = False,
-    ) -> Outcome:
+    async def call(self, path: str, body: bytes, *, base_url: str | None = None, stream: bool = False) -> Outcome:
         """One exchange. `path` is "/chat/completions" (a leading "/v1" is dropped); `body` is sent as it is.
 
-        `base_url` picks a replica. `timeout_s` covers connect to last byte. `stream`: SSE was asked for.
-        Never raises for anything that the network or the provider does.
+        `base_url` picks a replica. `stream`: SSE was asked for. Never raises for anything that the network or the
+        provider does.
         """
         started = self._clock.monotonic()
         if started >= self._headers_until:
@@ -95,20 +70,20 @@ class Adapter:
         if self._key_problem:
             return Failure(FailureKind.BAD_KEY, self._key_problem, sent=False)
         url = self._urls.get((base_url, path)) or self._remember_url(base_url, path)
-        request = UpstreamRequest(url, self._headers, body, timeout_s or self.provider.timeout_s, stream)
+        request = UpstreamRequest(url, self._headers, body, self.provider.timeout_s, stream)
         try:
             response = await self._transport.send(request)
         except TransportFault as fault:
             return Failure(
                 fault.kind,
-                self._scrub_text(fault.message),
+                self._scrub(fault.message.encode()).decode(),
                 sent=fault.sent,
                 latency_s=self._clock.monotonic() - started,
             )
         latency_s = self._clock.monotonic() - started
         if response.status == 200:
-            return self._read_answer(path, model, body, response, latency_s)
-        return self._fail(response, body, latency_s, path=path, base_url=base_url)
+            return self._read_answer(path, request, response, latency_s)
+        return self._fail(request, response, latency_s, read_error(self._scrub(response.body), response.status))
 
     async def get(self, url: str, timeout_s: float) -> UpstreamResponse | None:
         """A page of the provider's own server: health, metrics, models. None when nothing came."""
@@ -148,27 +123,33 @@ class Adapter:
 
     # the answer
 
-    def _read_answer(self, path: str, model: str, body: bytes, response: UpstreamResponse, latency_s: float) -> Outcome:
+    def _read_answer(
+        self, path: str, request: UpstreamRequest, response: UpstreamResponse, latency_s: float
+    ) -> Outcome:
         received = response.body
         if received[:1].isspace():  # keep-alive blank lines before the object
             received = received.strip()
+        kind = response.headers.get("content-type", "no content-type")
         data: Any
-        if response.headers.get("content-type", "").startswith("text/event-stream"):
+        if kind.startswith("text/event-stream"):
             try:
                 data = fold_stream(received)
             except FoldError as broken:
-                return self._fail_in_200(response, body, latency_s, broken.error, str(broken))
+                if broken.error is None:
+                    return self._bad_answer(response, latency_s, str(broken))
+                return self._fail_in_200(request, response, latency_s, broken.error)
             received = orjson.dumps(data)
         else:
             try:
                 data = orjson.loads(received)
             except orjson.JSONDecodeError:
-                return self._bad_answer(response, latency_s, _describe(response))
+                message = f"HTTP 200 that is no JSON ({kind[:80]}, {len(response.body)} bytes)"
+                return self._bad_answer(response, latency_s, message)
         if not isinstance(data, dict):
             return self._bad_answer(response, latency_s, "HTTP 200 with JSON that is no object")
         error = error_in_body(data) or flat_error(data)
         if error is not None:
-            return self._fail_in_200(response, body, latency_s, error, "")
+            return self._fail_in_200(request, response, latency_s, error)
         expected = _LISTS.get(path.removeprefix("/v1"))
         if expected is not None and not data.get(expected):
             return self._bad_answer(response, latency_s, f"HTTP 200 without {expected}")
@@ -199,64 +180,52 @@ class Adapter:
         return captured, rates
 
     def _cost(self, headers: Mapping[str, str], data: dict[str, Any]) -> float | None:
-        value: Any = headers.get(self._cost_header) if self._cost_header else None
-        if self._cost_usage:
+        source = self._cost_source
+        if source is None:
+            return None
+        value: Any = headers.get(source.header) if source.header else None
+        if source.usage:
             usage = data.get("usage")
-            value = usage.get(self._cost_usage) if isinstance(usage, dict) else None
+            value = usage.get(source.usage) if isinstance(usage, dict) else None
         try:
-            dollars = float(value) * self._cost_scale if value is not None else None
+            dollars = float(value) * source.scale if value is not None else -1.0
         except (TypeError, ValueError):
             return None
-        return dollars if dollars is not None and 0 <= dollars < 1e6 else None
+        return dollars if 0 <= dollars < 1e6 else None
 
     # failures
 
     def _fail(
-        self, response: UpstreamResponse, body: bytes, latency_s: float, *, path: str, base_url: str | None
+        self, request: UpstreamRequest, response: UpstreamResponse, latency_s: float, view: ErrorView
     ) -> Failure:
+        asked_schema = b'"response_format"' in request.body
         failure = classify(
-            response.status,
-            response.headers,
-            self._scrub(response.body),
-            self.provider.preset.errors,
-            self.provider.preset.rate_headers,
-            now=self._clock.now(),
-            asked_schema=b'"response_format"' in body,
-        )
+            response.status, response.headers, view, self.provider.preset,
+            now=self._clock.now(), asked_schema=asked_schema,
+        )  # fmt: skip
         if failure.kind is FailureKind.BAD_KEY:
             self._headers_until = -1.0
+        if failure.kind is FailureKind.BUDGET:
+            failure.scope = budget_scope(request.body)
         if response.status in (404, 405) or 300 <= response.status < 400:
-            failure.message += _address_hint(base_url or self.provider.base_urls[0], path, failure)
-        return self._complete(failure, response, body, latency_s)
+            failure.message += _address_hint(request.url, failure)
+        return self._complete(failure, response, latency_s)
 
     def _fail_in_200(
-        self, response: UpstreamResponse, body: bytes, latency_s: float, error: Mapping[str, Any] | None, reason: str
+        self, request: UpstreamRequest, response: UpstreamResponse, latency_s: float, error: Mapping[str, Any]
     ) -> Failure:
-        """An error that came as HTTP 200: its inner code decides. Without one, a stream merely broke off."""
-        if error is None:
-            return self._bad_answer(response, latency_s, reason)
-        scrubbed = orjson.loads(self._scrub(orjson.dumps({"error": dict(error)})))
-        failure = classify_view(
-            200,
-            response.headers,
-            read_error_value(scrubbed),
-            self.provider.preset.errors,
-            self.provider.preset.rate_headers,
-            now=self._clock.now(),
-            asked_schema=b'"response_format"' in body,
-        )
-        return self._complete(failure, response, body, latency_s)
+        """An error that came as HTTP 200: its inner code decides."""
+        view = read_error(self._scrub(orjson.dumps({"error": dict(error)})))
+        return self._fail(request, response, latency_s, view)
 
     def _bad_answer(self, response: UpstreamResponse, latency_s: float, message: str) -> Failure:
         failure = Failure(FailureKind.BAD_ANSWER, message, status=response.status)
-        return self._complete(failure, response, b"", latency_s)
+        return self._complete(failure, response, latency_s)
 
-    def _complete(self, failure: Failure, response: UpstreamResponse, body: bytes, latency_s: float) -> Failure:
+    def _complete(self, failure: Failure, response: UpstreamResponse, latency_s: float) -> Failure:
         failure.headers, failure.rate_headers = self._pick_headers(response.headers)
         failure.request_id = self._request_id(response.headers)
         failure.latency_s = latency_s
-        if failure.kind is FailureKind.BUDGET:
-            failure.scope = budget_scope(body)
         return failure
 
     def _request_id(self, headers: Mapping[str, str]) -> str | None:
@@ -274,9 +243,6 @@ class Adapter:
             if len(secret) >= MIN_SECRET:
                 text = text.replace(secret.encode(), b"[key]")
         return text
-
-    def _scrub_text(self, text: str) -> str:
-        return self._scrub(text.encode()).decode()
 
 
 def join_url(base_url: str, path: str) -> str:
@@ -308,16 +274,9 @@ def budget_scope(body: bytes) -> str | None:
     return None
 
 
-def _describe(response: UpstreamResponse) -> str:
-    kind = response.headers.get("content-type", "no content-type")[:80]
-    return f"HTTP 200 that is no JSON ({kind}, {len(response.body)} bytes)"
-
-
-def _address_hint(base_url: str, path: str, failure: Failure) -> str:
+def _address_hint(url: str, failure: Failure) -> str:
     """For answers about the address, not about the model: where it was looked for, and what may be missing."""
     if failure.code and "model" in failure.code:
         return ""
-    place = join_url(base_url.partition("?")[0], path)
-    if not urlsplit(base_url).path.rstrip("/").endswith("/v1") and "/v1" not in base_url:
-        return f" (at {place}: does base_url lack /v1?)"
-    return f" (at {place})"
+    place = url.partition("?")[0]
+    return f" (at {place})" if "/v1" in place else f" (at {place}: does base_url lack /v1?)"

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from batch.domain.outcome import Failure, FailureKind
 from batch.providers import error_words as words
-from batch.providers.error_shapes import ErrorView, read_error
-from batch.providers.headers import RateReading, parse_rate_headers, rate_headers_of
+from batch.providers.error_shapes import ErrorView
+from batch.providers.headers import RateReading, parse_rate_headers
 from batch.providers.params import demotable_param
-from batch.providers.presets import ErrorRules, RateHeaders
+from batch.providers.presets import ErrorRules, Preset
 from batch.providers.waits import extract_wait, instant_at, next_midnight
 
 K = FailureKind
@@ -144,36 +144,14 @@ ROWS: tuple[Row, ...] = (
 
 
 def classify(
-    status: int,
-    headers: Mapping[str, str],
-    body: bytes,
-    rules: ErrorRules,
-    rate_rules: RateHeaders,
-    *,
-    now: float,
-    asked_schema: bool = False,
+    status: int, headers: Mapping[str, str], view: ErrorView, preset: Preset, *, now: float, asked_schema: bool = False
 ) -> Failure:
-    """The Failure that an HTTP answer is. `headers` have lower-case names, `body` is scrubbed, `now` is Unix s."""
-    return classify_view(
-        status, headers, read_error(body, status), rules, rate_rules, now=now, asked_schema=asked_schema
-    )
-
-
-def classify_view(
-    status: int,
-    headers: Mapping[str, str],
-    view: ErrorView,
-    rules: ErrorRules,
-    rate_rules: RateHeaders,
-    *,
-    now: float,
-    asked_schema: bool = False,
-) -> Failure:
-    """The same for an error that was read already. A status below 400 is replaced by the error's own."""
+    """The Failure that an HTTP answer is. `headers` have lower-case names, `now` is Unix s. An error inside a 200
+    goes by the status that its own code stands for."""
+    rules = preset.errors
     told = effective_status(status, view)
-    reading = parse_rate_headers(headers, rate_rules, now)
-    signal = Signal(told, view, rules, reading, asked_schema)
-    row = find_row(signal)
+    reading = parse_rate_headers(headers, preset.rate_headers, now)
+    row = find_row(Signal(told, view, rules, reading, asked_schema))
     wait_s = extract_wait(headers, view, reading if told == 429 else RateReading(), now)
     demoted = demotable_param(view) if row.kind is K.UNSUPPORTED_PARAM else None
     return Failure(
@@ -187,7 +165,6 @@ def classify_view(
         should_retry=_should_retry(headers),
         resume_at=_resume_at(row.kind, view, rules, wait_s, now),
         scope="content" if row.kind is K.FORBIDDEN and rules.forbidden_is_content else None,
-        rate_headers=rate_headers_of(headers),
     )
 
 

@@ -42,16 +42,11 @@ class ErrorView:
 
 
 def read_error(body: bytes, status: int | None = None) -> ErrorView:
-    """An ErrorView of any body; never raises. `body` is scrubbed already."""
+    """An ErrorView of any body; never raises. `body` is scrubbed already; without `status` it came inside a 200."""
     try:
         data = orjson.loads(body[:MAX_BODY_BYTES] if len(body) > MAX_BODY_BYTES else body)
     except orjson.JSONDecodeError:
         return ErrorView(message=_plain_text(body, status))
-    return read_error_value(data, status)
-
-
-def read_error_value(data: Any, status: int | None = None) -> ErrorView:
-    """The same for a parsed body, such as an error inside a 200 or an event of a stream."""
     if isinstance(data, list) and data:
         data = data[0]
     if not isinstance(data, dict):

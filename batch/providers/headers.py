@@ -86,19 +86,11 @@ class RateReading:
         return max(waits, default=None)
 
 
-NO_READING = RateReading()
-
-
-def rate_headers_of(headers: Mapping[str, str]) -> dict[str, str]:
-    """Only the rate-limit headers; names lower-case."""
-    return {name: value for name, value in headers.items() if name.startswith(RATE_PREFIXES)}
-
-
 def parse_rate_headers(headers: Mapping[str, str], rules: RateHeaders, now: float) -> RateReading:
     """One reading of an answer's headers (names lower-case). `now` is Unix seconds. Odd values are left out."""
     retry_after = parse_retry_after(headers, now)
     if rules.family == "none":
-        return RateReading((), retry_after) if retry_after is not None else NO_READING
+        return RateReading((), retry_after)
     cells: dict[tuple[Counts, float | None], dict[str, float]] = {}
     for name, value in headers.items():
         place = _place_of(name, rules)

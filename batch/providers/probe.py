@@ -18,7 +18,6 @@ from batch.providers.adapter import Adapter
 from batch.providers.headers import parse_rate_headers
 
 CHAT = "/chat/completions"
-_HELLO = [{"role": "user", "content": "Reply with the single word: ready"}]
 _SCHEMA = {
     "type": "object",
     "properties": {"verdict": {"type": "string", "enum": ["blue-heron-17"]}},
@@ -32,10 +31,9 @@ class Probe:
     """`proves` reads the parsed answer: native, ignored, or None when it shows nothing either way."""
 
     feature: str
-    says: str
     extra: dict[str, Any]
     proves: Callable[[dict[str, Any]], Support | None]
-    messages: tuple[dict[str, Any], ...] = ()
+    prompt: str = "Reply with the single word: ready"
     max_tokens: int = 16
 
 
@@ -64,20 +62,18 @@ class ProbeReport:
         return {finding.feature: finding.support.value for finding in self.findings if finding.support is not None}
 
 
-async def probe_provider(adapter: Adapter, model: str, *, now: float, base_url: str | None = None) -> ProbeReport:
+async def probe_provider(adapter: Adapter, model: str, *, now: float) -> ProbeReport:
     """Make all probe calls, one after the other. `now` is Unix seconds, for headers that hold instants."""
     card = adapter.provider.card(model)
     report = ProbeReport()
-    hello = await adapter.call(CHAT, _body(card, {}, _HELLO, 16), model=model, base_url=base_url)
+    hello = await adapter.call(CHAT, _body(card, _HELLO))
     _account(report, adapter, model, hello, now)
     if isinstance(hello, Failure):
         report.failure = hello
         return report
     report.served_model = hello.data.get("model")
     for probe in PROBES:
-        messages = list(probe.messages) or _HELLO
-        body = _body(card, _in_dialect(probe.extra, card), messages, probe.max_tokens)
-        outcome = await adapter.call(CHAT, body, model=model, base_url=base_url)
+        outcome = await adapter.call(CHAT, _body(card, probe))
         _account(report, adapter, model, outcome, now)
         report.findings.append(judge(probe, outcome))
     return report
@@ -88,16 +84,16 @@ def judge(probe: Probe, outcome: Outcome) -> Finding:
     if isinstance(outcome, Success):
         support = probe.proves(outcome.data)
         shown = {Support.NATIVE: "works", Support.IGNORED: "accepted and ignored"}
-        return Finding(probe.feature, support, shown.get(support, "accepted; shows nothing") if support else "accepted")
-    names_it = outcome.kind is FailureKind.UNSUPPORTED_PARAM
-    bad_request = outcome.kind in (FailureKind.INVALID_REQUEST, FailureKind.NOT_IMPLEMENTED)
-    if names_it or bad_request:
+        return Finding(probe.feature, support, shown[support] if support else "accepted")
+    if outcome.kind in (FailureKind.UNSUPPORTED_PARAM, FailureKind.INVALID_REQUEST, FailureKind.NOT_IMPLEMENTED):
         return Finding(probe.feature, Support.REJECTED, f"refused: {outcome.message[:200]}")
     return Finding(probe.feature, None, f"not shown: {outcome.kind.value}: {outcome.message[:200]}")
 
 
-def _body(card: Card, extra: dict[str, Any], messages: list[dict[str, Any]], max_tokens: int) -> bytes:
-    return orjson.dumps({"model": card.model, "messages": messages, card.max_tokens_field: max_tokens, **extra})
+def _body(card: Card, probe: Probe) -> bytes:
+    messages = [{"role": "user", "content": probe.prompt}]
+    asked = {"model": card.model, "messages": messages, card.max_tokens_field: probe.max_tokens}
+    return orjson.dumps(asked | _in_dialect(probe.extra, card))
 
 
 def _in_dialect(extra: dict[str, Any], card: Card) -> dict[str, Any]:
@@ -139,19 +135,14 @@ def _proves_n(data: dict[str, Any]) -> Support:
     return Support.NATIVE if len(_choices(data)) == 2 else Support.IGNORED
 
 
-def _proves_schema(data: dict[str, Any]) -> Support:
-    """The prompt asks for something else, so only an enforced schema brings this word."""
-    try:
-        return Support.NATIVE if orjson.loads(_text(data)) == {"verdict": "blue-heron-17"} else Support.IGNORED
-    except orjson.JSONDecodeError:
-        return Support.IGNORED
+def _proves_json(wanted: Callable[[Any], bool]) -> Callable[[dict[str, Any]], Support]:
+    def proves(data: dict[str, Any]) -> Support:
+        try:
+            return Support.NATIVE if wanted(orjson.loads(_text(data))) else Support.IGNORED
+        except orjson.JSONDecodeError:
+            return Support.IGNORED
 
-
-def _proves_object(data: dict[str, Any]) -> Support:
-    try:
-        return Support.NATIVE if isinstance(orjson.loads(_text(data)), dict) else Support.IGNORED
-    except orjson.JSONDecodeError:
-        return Support.IGNORED
+    return proves
 
 
 def _proves_logprobs(data: dict[str, Any]) -> Support:
@@ -168,39 +159,24 @@ def _accepted(data: dict[str, Any]) -> Support | None:
     return None
 
 
+_HELLO = Probe("", {}, _accepted)
 PROBES: tuple[Probe, ...] = (
-    Probe("n", "n = 2 gives two choices", {"n": 2, "temperature": 1}, _proves_n),
-    Probe("seed", "seed is accepted", {"seed": 7}, _accepted),
-    Probe(
+    Probe("n", {"n": 2, "temperature": 1}, _proves_n),
+    Probe("seed", {"seed": 7}, _accepted),
+    Probe(  # the prompt asks for something else, so only an enforced schema brings this word
         "json_schema",
-        "a schema is enforced",
-        {
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": "verdict", "strict": True, "schema": _SCHEMA},
-            }
-        },
-        _proves_schema,
-        ({"role": "user", "content": "Give your verdict on the colour of the sky, as JSON."},),
-        64,
+        {"response_format": {
+            "type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": _SCHEMA},
+        }},
+        _proves_json(lambda value: value == {"verdict": "blue-heron-17"}),
+        "Give your verdict on the colour of the sky, as JSON.", 64,
     ),
     Probe(
-        "json_object",
-        "JSON mode gives an object",
-        {"response_format": {"type": "json_object"}},
-        _proves_object,
-        ({"role": "user", "content": "Tell me today's mood in one word. Use JSON if you must."},),
-        64,
+        "json_object", {"response_format": {"type": "json_object"}}, _proves_json(lambda value: type(value) is dict),
+        "Tell me today's mood in one word. Use JSON if you must.", 64,
     ),
-    Probe(
-        "stop",
-        "stop ends the text",
-        {"stop": ["3"]},
-        _proves_stop,
-        ({"role": "user", "content": "Count from 1 to 5, separated by spaces."},),
-        32,
-    ),
-    Probe("logprobs", "logprobs are given", {"logprobs": True}, _proves_logprobs),
-    Probe("presence_penalty", "presence_penalty is accepted", {"presence_penalty": 0.1}, _accepted),
-    Probe("frequency_penalty", "frequency_penalty is accepted", {"frequency_penalty": 0.1}, _accepted),
-)
+    Probe("stop", {"stop": ["3"]}, _proves_stop, "Count from 1 to 5, separated by spaces.", 32),
+    Probe("logprobs", {"logprobs": True}, _proves_logprobs),
+    Probe("presence_penalty", {"presence_penalty": 0.1}, _accepted),
+    Probe("frequency_penalty", {"frequency_penalty": 0.1}, _accepted),
+)  # fmt: skip

@@ -62,7 +62,7 @@ def adapter_of(name: str, simulator: Simulator) -> Adapter:
         providers={name: {"base_url": simulator.base_url, "api_key_env": "K", "timeout_s": 10.0}}  # type: ignore[dict-item]
     )
     catalog = Catalog.from_settings(settings, environ={"K": "sk-test-12345678"})
-    return make_adapter(catalog, name, settings, kind="direct")
+    return make_adapter(catalog, name, settings)
 
 
 def model_of(name: str) -> str:
@@ -71,7 +71,7 @@ def model_of(name: str) -> str:
 
 async def ask(adapter: Adapter, model: str, **keys: Any) -> Outcome:
     body = {"model": model, "messages": [{"role": "user", "content": "hello"}], **keys}
-    return await adapter.call("/v1/chat/completions", orjson.dumps(body), model=model)
+    return await adapter.call("/v1/chat/completions", orjson.dumps(body))
 
 
 @pytest.mark.parametrize("name", PLAYED)

@@ -99,9 +99,7 @@ def as_bytes(body: Any) -> bytes:
 
 def classified(provider: str, status: int, body: Any, headers: dict[str, str] | None = None) -> Failure:
     preset = load_preset(provider)
-    return classify(
-        status, headers or {}, as_bytes(body), preset.errors, preset.rate_headers, now=NOW, asked_schema=True
-    )
+    return classify(status, headers or {}, read_error(as_bytes(body), status), preset, now=NOW, asked_schema=True)
 
 
 @pytest.mark.parametrize(("row", "provider", "status", "body", "headers"), CASES, ids=[case[0] for case in CASES])
@@ -161,7 +159,7 @@ def test_modelux_budget_resumes_when_its_period_resets() -> None:
 
 def test_modelux_422_is_a_bad_request_when_no_schema_was_asked() -> None:
     preset = load_preset("modelux")
-    failure = classify(422, {}, as_bytes(openai_error("x")), preset.errors, preset.rate_headers, now=NOW)
+    failure = classify(422, {}, read_error(as_bytes(openai_error("x"))), preset, now=NOW)
     assert failure.kind is K.INVALID_REQUEST
 
 
@@ -194,6 +192,6 @@ def test_a_forbidden_line_of_mx4_may_be_about_its_content() -> None:
 @pytest.mark.parametrize("status", [200, 202, 302, 400, 404, 418, 429, 500, 599, 999])
 def test_no_body_and_no_status_breaks_the_classifier(body: bytes, status: int) -> None:
     preset = load_preset("openai")
-    failure = classify(status, {}, body, preset.errors, preset.rate_headers, now=NOW)
+    failure = classify(status, {}, read_error(body, status), preset, now=NOW)
     assert failure.message
     assert failure.body is not None

@@ -54,7 +54,7 @@ def adapter_for(
 
 
 def call(adapter: Adapter, body: bytes = BODY, **more: Any) -> Outcome:
-    return asyncio.run(adapter.call(CHAT, body, model="m", **more))
+    return asyncio.run(adapter.call(CHAT, body, **more))
 
 
 def failed(outcome: Outcome) -> Failure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batch.providers.headers import RateWindow, parse_rate_headers, parse_reset, rate_headers_of
+from batch.providers.headers import RateWindow, parse_rate_headers, parse_reset
 from batch.providers.presets import RateHeaders, load_preset
 
 NOW = 1_790_000_000.0
@@ -108,8 +108,3 @@ def test_rows_about_something_else_are_left_out() -> None:
     """OpenAI added further rows: what is not known is not guessed."""
     headers = {"x-ratelimit-limit-project-tokens": "5", "x-ratelimit-foo": "1", "x-ratelimit-limit-requests": "many"}
     assert parse_rate_headers(headers, RateHeaders(), NOW).windows == ()
-
-
-def test_only_rate_headers_are_picked() -> None:
-    headers = {"x-ratelimit-limit-requests": "1", "retry-after": "2", "set-cookie": "secret", "content-type": "x"}
-    assert set(rate_headers_of(headers)) == {"x-ratelimit-limit-requests", "retry-after"}

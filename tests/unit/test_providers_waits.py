@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batch.providers.classify import classify
+from batch.providers.error_shapes import read_error
 from batch.providers.headers import parse_reset
 from batch.providers.presets import load_preset
 
@@ -18,9 +19,7 @@ NOW = 1_790_000_000.0
 
 def wait(headers: dict[str, str], body: Any = None, provider: str = "openai", status: int = 429) -> float | None:
     preset = load_preset(provider)
-    return classify(
-        status, headers, orjson.dumps(body), preset.errors, preset.rate_headers, now=NOW
-    ).retry_after_s
+    return classify(status, headers, read_error(orjson.dumps(body), status), preset, now=NOW).retry_after_s
 
 
 def text(message: str) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class FakeLane:
 def make_engine(answer: Callable[[httpx.Request], httpx.Response], kind: str = "vllm") -> Engine:
     settings = load_settings(environ={}, providers={"eng": {"engine": kind, "base_urls": URLS}})
     provider = Catalog.from_settings(settings, environ={}).providers["eng"]
-    adapter = Adapter(provider, HttpxSeam(httpx.MockTransport(answer), 1 << 20))
+    adapter = Adapter(provider, HttpxSeam(httpx.MockTransport(answer), 1 << 20), SYSTEM_CLOCK, secrets=list)
     return Engine(adapter, SYSTEM_CLOCK, lambda name, models: None)
 
 
