@@ -7,7 +7,7 @@ demotions by providers/; read by completions/plan.py. Pure data.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -64,3 +64,11 @@ class Card:
 
     def is_native(self, feature: str) -> bool:
         return self.of(feature) is Support.NATIVE
+
+    def with_support(self, rows: Mapping[str, Support]) -> Card:
+        """This card with what was learned. A maximum refused under one name goes by the other from then on."""
+        support = {**self.support, **rows}
+        field = self.max_tokens_field
+        other = "max_tokens" if field == "max_completion_tokens" else "max_completion_tokens"
+        refused = support.get(field) is Support.REJECTED and support.get(other) is not Support.REJECTED
+        return replace(self, support=support, max_tokens_field=other if refused else field)

@@ -14,14 +14,15 @@ from typing import Any, Literal
 
 from batch.completions.cards import Card, Support
 
-Source = Literal["traffic", "probe"]
-
 IGNORED_FROM = 3
 _DEMOTED = (Support.IGNORED, Support.REJECTED)
 
 
 def learn_support(
-    learned: Mapping[str, Any] | None, card: Card, findings: Mapping[str, str], source: Source = "traffic"
+    learned: Mapping[str, Any] | None,
+    card: Card,
+    findings: Mapping[str, str],
+    source: Literal["traffic", "probe"] = "traffic",
 ) -> dict[str, Any]:
     """A patch {"support": all that is learned now} when a finding changes `card`; {} when nothing is new.
 
@@ -29,19 +30,13 @@ def learn_support(
     "rejected"}.
     """
     changed = {}
-    for feature, value in findings.items():
-        found, held = Support(value), card.of(feature)
-        if found is not held and may_replace(held, found, source):
-            changed[feature] = found.value
+    for feature, found in findings.items():
+        held = card.of(feature)
+        # Traffic never lifts a demotion: one lucky answer proves little. A probe may.
+        if found != held and (source == "probe" or found in _DEMOTED or held is Support.UNLISTED):
+            changed[feature] = found
     held_rows = (learned or {}).get("support") or {}
     return {"support": {**held_rows, **changed}} if changed else {}
-
-
-def may_replace(held: Support, found: Support, source: Source) -> bool:
-    """Traffic never lifts a demotion: one lucky answer proves little. A probe may."""
-    if found is Support.UNLISTED:
-        return False
-    return source == "probe" or found in _DEMOTED or held is Support.UNLISTED
 
 
 class Evidence:
@@ -61,10 +56,3 @@ class Evidence:
             if value != "ignored" or (ignored >= IGNORED_FROM and ignored > self._answers[feature, "native"]):
                 settled[feature] = value
         return settled
-
-
-def renamed_max_tokens(support: Mapping[str, Support], field: str) -> str:
-    """The field to use for the maximum, once one of its two names was refused."""
-    other = "max_tokens" if field == "max_completion_tokens" else "max_completion_tokens"
-    refused = support.get(field) is Support.REJECTED and support.get(other) is not Support.REJECTED
-    return other if refused else field

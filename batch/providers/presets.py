@@ -107,16 +107,6 @@ class LimitFields(Strict):
     scope: Literal["model", "key"] | None = None
 
 
-class PriceFields(Strict):
-    """US dollars per million tokens; `batch` is a factor on all of them for the provider's batch tier."""
-
-    input: float = Field(ge=0)
-    output: float = Field(ge=0)
-    cached: float | None = Field(default=None, ge=0)
-    reasoning: float | None = Field(default=None, ge=0)
-    batch: float | None = Field(default=None, gt=0, le=1)
-
-
 class ModelRow(Strict):
     """What holds only for models whose id matches the regular expression. Later rows win."""
 
@@ -124,7 +114,6 @@ class ModelRow(Strict):
     support: SupportRows = {}
     card: CardFields = CardFields()
     limits: LimitFields = LimitFields()
-    price: PriceFields | None = None
 
 
 class PlanLimits(LimitFields):

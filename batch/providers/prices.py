@@ -17,34 +17,27 @@ from batch.domain.outcome import Usage
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars per million tokens. A missing `cached` is `input`, a missing `reasoning` is `output`.
-
-    `batch` is the factor of the provider's own batch tier. `tiers` are (input tokens above which it
+    """US dollars per million tokens. A missing `cached` is `input`. `tiers` are (input tokens above which it
     holds, price): the highest tier that is exceeded prices all tokens, as vendors do.
     """
 
     input: float
     output: float
     cached: float | None = None
-    reasoning: float | None = None
-    batch: float | None = None
     tiers: tuple[tuple[int, Price], ...] = ()
 
-    def of(self, usage: Usage, *, batch: bool = False) -> float:
+    def of(self, usage: Usage) -> float:
         """Dollars for one call's usage. Cached tokens are part of input, reasoning tokens of output."""
         price = self
         for start, tier in self.tiers:
             if usage.input_tokens > start:
                 price = tier
         cached = min(usage.cached_tokens, usage.input_tokens)
-        reasoning = min(usage.reasoning_tokens, usage.output_tokens)
-        dollars = (
+        return (
             (usage.input_tokens - cached) * price.input
             + cached * (price.input if price.cached is None else price.cached)
-            + (usage.output_tokens - reasoning) * price.output
-            + reasoning * (price.output if price.reasoning is None else price.reasoning)
+            + usage.output_tokens * price.output
         ) / 1e6
-        return dollars * (self.batch or 1.0) if batch else dollars
 
 
 def package_price(provider_id: str, model: str) -> Price | None:
@@ -67,11 +60,7 @@ def package_context(provider_id: str, model: str) -> int | None:
 
 
 def _from_package(found: Any) -> Price | None:
-    rates = {
-        "input": found.input_mtok,
-        "output": found.output_mtok,
-        "cached": found.cache_read_mtok,
-    }
+    rates = {"input": found.input_mtok, "output": found.output_mtok, "cached": found.cache_read_mtok}
     if rates["input"] is None or rates["output"] is None:
         return None
     starts = sorted({tier.start for rate in rates.values() for tier in getattr(rate, "tiers", ())})

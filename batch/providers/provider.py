@@ -8,7 +8,7 @@ May not touch: the network, the database. A key is read when asked for, and neve
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from pydantic import ValidationError
 from batch.completions.cards import Card, Support
 from batch.domain.errors import InvalidConfiguration
 from batch.domain.limits import Limits
-from batch.providers.learned import renamed_max_tokens
 from batch.providers.presets import CardFields, LimitFields, Preset, check_feature, fits
 from batch.providers.prices import Price, package_context, package_price
 from batch.settings import LaunchConfig, ProviderConfig, TlsConfig
@@ -139,7 +138,7 @@ class Provider:
         if card is None:
             card = self._cards[model] = self._make_card(model)
         rows = learned and learned.get("support")
-        return _with_learned(card, rows) if rows else card
+        return card.with_support({name: Support(value) for name, value in rows.items()}) if rows else card
 
     def _make_card(self, model: str) -> Card:
         preset = self.preset
@@ -186,7 +185,7 @@ class Provider:
         return values | given, sources | dict.fromkeys(given, "config")
 
     def price(self, model: str) -> Price | None:
-        """Dollars per million tokens: batchmill.toml, then the preset, then genai-prices. None: unknown."""
+        """Dollars per million tokens: batchmill.toml, then genai-prices. None: unknown."""
         if model not in self._prices:
             self._prices[model] = self._find_price(model)
         return self._prices[model]
@@ -196,9 +195,6 @@ class Provider:
         stated = table.get(model) or table.get("*")
         if stated is not None:
             return Price(stated.input, stated.output, stated.cached)
-        for row in reversed(self.preset.model_rows):
-            if row.price is not None and fits(row.match, model):
-                return Price(**row.price.model_dump())
         return package_price(self.preset.prices, model) if self.preset.prices else None
 
     def lists(self, model: str) -> bool:
@@ -234,8 +230,3 @@ def _capabilities(name: str, rows: Mapping[str, Any]) -> tuple[dict[str, Support
         raise InvalidConfiguration(f"{place}.{where}: {fault['msg']}", param=place) from None
     except ValueError as error:
         raise InvalidConfiguration(f"{place}: {error}", param=place) from None
-
-
-def _with_learned(card: Card, rows: Mapping[str, str]) -> Card:
-    support = {**card.support, **{feature: Support(value) for feature, value in rows.items()}}
-    return replace(card, support=support, max_tokens_field=renamed_max_tokens(support, card.max_tokens_field))

@@ -174,11 +174,10 @@ def test_prices_come_from_the_configuration_then_the_package() -> None:
     assert provider("xai").price("no-such-model") is None
 
 
-def test_a_long_prompt_is_priced_by_its_tier_and_a_batch_by_its_factor() -> None:
-    price = Price(1.0, 2.0, batch=0.5, tiers=((200_000, Price(2.0, 4.0)),))
+def test_a_long_prompt_is_priced_by_its_tier() -> None:
+    price = Price(1.0, 2.0, tiers=((200_000, Price(2.0, 4.0)),))
     assert price.of(Usage(200_000, 0, 0, 0)) == pytest.approx(0.2)
     assert price.of(Usage(200_001, 0, 0, 0)) == pytest.approx(0.400002)
-    assert price.of(Usage(0, 0, 100, 0), batch=True) == pytest.approx(0.0001)
 
 
 @pytest.mark.parametrize(
