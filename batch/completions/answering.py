@@ -15,20 +15,20 @@ import orjson
 from batch.completions.answers import Answer, LineFailure
 from batch.completions.calls import Call, compose
 from batch.completions.cards import SchemaMode
-from batch.completions.choices import ChoiceState, Tally
-from batch.completions.judge import Ruling, Verdict, judge_choice
+from batch.completions.choices import ChoiceState
+from batch.completions.judge import Ruling, Verdict, is_refusal, judge_choice
 from batch.completions.ladder import NATIVE_RUNGS, next_rung
-from batch.completions.merge import CallRecord, merge_body, record_call
+from batch.completions.merge import CallRecord, merge_body
 from batch.completions.normalise import mend_choice, mend_usage, read_choices
-from batch.completions.notes import describe_line, describe_rejected, list_facts
-from batch.completions.plan import Plan, demote, plan_line, root_of
+from batch.completions.notes import describe_line, describe_rejected
+from batch.completions.plan import Plan, demote, plan_line
 from batch.completions.reask import Reask
 from batch.completions.rules import CHAT
 from batch.completions.schema import Schema, SchemaCache
 from batch.completions.tokens import estimate_usage
-from batch.completions.whole import is_whole, whole_body
+from batch.completions.whole import is_complete, is_whole
 from batch.domain.errors import InvalidRequest
-from batch.domain.outcome import Success, Usage, read_usage
+from batch.domain.outcome import NO_USAGE, Success, read_usage
 
 # A shared prompt of this size is worth warming the provider's prefix cache with one call first.
 WARM_PROMPT_BYTES = 6_000
@@ -60,15 +60,18 @@ class Answering:
     ) -> None:
         self.plan = plan
         self.rung: SchemaMode | None = plan.rung
-        self.tally = Tally()
         self.records: list[CallRecord] = []
         self.choices: list[ChoiceState] = []
+        self.climbed = False  # down the ladder
+        self.ignored_n = False  # the provider sent fewer choices than asked for, and was asked for the rest
+        self.learned: dict[str, str] = {}
+        self.billed = NO_USAGE  # of every answered call so far, also of those whose answers were thrown away
         self._body = body
         self._raw_body = raw_body
         self._schemas = schemas
         self._open: list[Call] = []
         self._failure: tuple[str, str] | None = None
-        self.single: Success | None = None
+        self._whole: bytes | None = None  # the provider's own body, to be passed on
         self._checks: list[Schema] = []
         self.is_short = (
             plan.verbatim
@@ -87,7 +90,8 @@ class Answering:
     @property
     def is_done(self) -> bool:
         """True when nothing is open and nothing more will be asked."""
-        return not self._open and (self.single is not None or self.is_doomed or self._is_complete)
+        is_answered = bool(self.choices) and all(choice.kept is not None for choice in self.choices)
+        return not self._open and (is_answered or self._whole is not None or self.is_doomed)
 
     @property
     def is_doomed(self) -> bool:
@@ -95,33 +99,19 @@ class Answering:
         return self._failure is not None
 
     @property
-    def billed(self) -> Usage:
-        """Tokens of every answered call so far, also of those whose answers were thrown away."""
-        if self.single is not None:
-            return read_usage(mend_usage(self.single.data))
-        return sum((record.billed for record in self.records), Usage())
-
-    @property
     def cost_usd(self) -> float | None:
-        if self.single is not None:
-            return self.single.cost_usd
         costs = [record.cost_usd for record in self.records]
-        return None if not costs or None in costs else sum(cost for cost in costs if cost is not None)
-
-    @property
-    def learned(self) -> dict[str, str]:
-        """What answers showed about the provider, for its card: {"n": "ignored"}, {"json_schema": "native"}."""
-        return self.tally.learned
+        return None if not costs or None in costs else sum([cost or 0.0 for cost in costs])
 
     def take_learned(self) -> dict[str, str]:
-        """`learned` since it was last taken."""
-        found, self.tally.learned = self.tally.learned, {}
+        """What answers showed about the provider, for its card, since it was last asked: {"n": "ignored"}."""
+        found, self.learned = self.learned, {}
         return found
 
     def next_calls(self) -> list[Call]:
         """The calls to make now; each is handed out once. Empty while others are still open, or at the end."""
         if self.is_short:
-            if self._open or self.single is not None:
+            if self._open or self._whole is not None:
                 return []
             call = Call(self._raw_body, self.plan, seed=self.plan.seed)
             self._open.append(call)
@@ -143,34 +133,32 @@ class Answering:
         """Take a call's answer. Calls may be answered in any order; answers after the end are billed only."""
         if call in self._open:
             self._open.remove(call)
+        self._record(call, success)
         if self.is_short or self.plan.endpoint != CHAT:
             if is_whole(success.data, self.plan.endpoint):
-                self.single = success
+                self._pass_on(success)
                 return
             self._leave_short()
-        self._record(call, success)
-        for index, choice in zip(
-            call.indices, read_choices(success.data, len(call.indices)), strict=True
-        ):
+        for index, choice in zip(call.indices, read_choices(success.data, len(call.indices)), strict=True):
+            self.choices[index].asked += 1
             if self.choices[index].kept is None and not self.is_doomed:
                 self._settle(index, choice, call)
         if len(call.indices) > 1:
-            self.tally.learned.setdefault("n", "native")
+            self.learned.setdefault("n", "native")
 
     def drop(self, call: Call) -> None:
         """The executor gave this call up: its choices are asked for again, unless the line is doomed."""
         if call in self._open:
             self._open.remove(call)
 
-    def demote(self, call: Call, param: str) -> bool:
-        """A 400 named `param`: plan again without it. False when that cannot be done, and the 400 stands."""
+    def demote(self, call: Call, key: str) -> bool:
+        """A 400 named the body key `key`: plan again without it. False when that cannot be done, and the 400 stands."""
         self.drop(call)
         if call.plan is not self.plan:
             return True  # a sibling's 400 has changed the plan already
-        key = root_of(param)
         if key == "response_format" or (call.rung == "tool" and key in ("tools", "tool_choice")):
             if call.rung == self.rung and call.rung not in (None, "strict", "prompt"):
-                self.tally.learned[_FEATURE_OF[call.rung]] = "rejected"
+                self.learned[_FEATURE_OF[call.rung]] = "rejected"
             return self._step_down(call.rung, ignored=False)
         card = demote(self.plan.card, key)
         if card is None:
@@ -180,41 +168,40 @@ class Answering:
         except InvalidRequest:
             return False
         self._leave_short()
-        self.tally.learned[key] = "rejected"
+        self.learned[key] = "rejected"
         self.plan = plan
-        if not self.tally.climbed:
+        if not self.climbed:
             self.rung = plan.rung
         return True
 
     def finish(self) -> Answer | LineFailure:
         """The line's end; only when is_done."""
-        if self.single is not None:
-            return self._finish_whole(self.single)
+        note, facts = describe_line(self)
         if self._failure is not None:
-            code, message = self._failure
-            return LineFailure(code, message, self.describe_failure(), self.billed, self.cost_usd, list_facts(self))
-        return self._finish_merged()
+            note["rejected"] = describe_rejected(self.choices)
+            return LineFailure(*self._failure, note, self.billed, self.cost_usd, facts)
+        body, usage = self._whole, self.records[-1].billed
+        if body is None:
+            merged = merge_body(self.records, self.choices)
+            body, usage = orjson.dumps(merged), read_usage(merged.get("usage"))
+        return Answer(body, usage, self.billed, self.cost_usd, facts, note)
 
     def describe_failure(self) -> dict[str, Any]:
         """The note of a line that ends without an Answer, with every answer it got under "rejected"; {} when
         it got none. For lines that fail by a call as well as for a LineFailure."""
-        return {**describe_line(self), "rejected": describe_rejected(self)} if self.records else {}
+        return {**describe_line(self)[0], "rejected": describe_rejected(self.choices)} if self.records else {}
 
     def snapshot(self) -> dict[str, Any]:
         """Everything paid for so far, as JSON, to continue after a restart or on another provider; {} if nothing."""
-        if not self.records:
+        if not self.records or self._whole is not None:
             return {}
         return {
             "provider": self.plan.card.provider,
             "rung": self.rung,
-            "climbed": self.tally.climbed,
+            "climbed": self.climbed,
             "records": [record.to_json() for record in self.records],
             "choices": [choice.to_json() for choice in self.choices],
         }
-
-    @property
-    def _is_complete(self) -> bool:
-        return bool(self.choices) and all(choice.kept is not None for choice in self.choices)
 
     def _compile_schemas(self) -> list[Schema]:
         """All that answers will be checked against; a bad schema raises InvalidRequest before any call."""
@@ -244,17 +231,7 @@ class Answering:
         return calls
 
     def _compose(self, indices: tuple[int, ...]) -> Call:
-        choice = self.choices[indices[0]]
-        return compose(
-            self.plan,
-            self._raw_body,
-            indices,
-            self.rung,
-            reask=choice.reask,
-            asked=choice.asked,
-            reseeds=choice.reseeds,
-            max_tokens=choice.grown_to,
-        )
+        return compose(self.plan, self._raw_body, indices, self.rung, self.choices[indices[0]])
 
     def _warm(self, calls: list[Call]) -> list[Call]:
         is_first = not self.records and not self._open
@@ -262,32 +239,40 @@ class Answering:
 
     def _record(self, call: Call, success: Success) -> None:
         usage = mend_usage(success.data) or (estimate_usage(call.body, success.data) if call.stream else None)
-        provider = self.plan.card.provider
-        self.records.append(
-            record_call(success, usage, provider, call.indices, reask=call.reask, seed=call.seed)
-        )
-        for index in call.indices:
-            self.choices[index].asked += 1
+        record = CallRecord(
+            call.indices, success.data, usage, self.plan.card.provider, call.reask, call.seed,
+            success.request_id, success.headers, success.latency_s, success.cost_usd,
+        )  # fmt: skip
+        self.billed = self.billed + record.billed if self.records else record.billed
+        self.records.append(record)
+
+    def _pass_on(self, success: Success) -> None:
+        """The provider's own bytes where nothing is missing from them, else the same object completed."""
+        data = success.data
+        if self.plan.endpoint == CHAT:
+            choice = data["choices"][0]
+            is_mended = self.records[-1].usage is not data.get("usage") or not is_complete(data, choice)
+            self.choices = [ChoiceState(kept=mend_choice(choice, 0) if is_mended else choice)]
+            if is_mended:
+                return
+        self._whole = success.body
 
     def _settle(self, index: int, given: dict[str, Any] | None, call: Call) -> None:
         state = self.choices[index]
         if given is None:
             if len(call.indices) > 1:
-                self.tally.filled = True
-                self.tally.learned["n"] = "ignored"
+                self.ignored_n = True
+                self.learned["n"] = "ignored"
             self._ask_once_more(state, "the provider sent fewer choices than asked for")
             return
         verdict = judge_choice(mend_choice(given, index), self.plan, call.rung, self._schemas)
         _SETTLING[verdict.ruling](self, state, verdict, call)
 
     def _keep(self, state: ChoiceState, verdict: Verdict, call: Call) -> None:
-        state.kept, state.record, state.raw = verdict.choice, len(self.records) - 1, verdict.raw
-        state.reask = None
-        self.tally.refused |= verdict.refused
-        self.tally.cut |= verdict.cut
-        self.tally.extracted |= verdict.raw is not None
-        if call.rung in NATIVE_RUNGS and not verdict.refused:
-            self.tally.learned.setdefault("json_schema", "native")
+        state.kept, state.record, state.reask = verdict.choice, len(self.records) - 1, None
+        state.raw, state.cut = verdict.raw, verdict.cut
+        if call.rung in NATIVE_RUNGS and not is_refusal(verdict.choice):
+            self.learned.setdefault("json_schema", "native")
 
     def _empty(self, state: ChoiceState, verdict: Verdict, call: Call) -> None:
         state.reject(verdict)
@@ -297,7 +282,8 @@ class Answering:
     def _ask_once_more(self, state: ChoiceState, why: str) -> None:
         state.empties += 1
         if state.empties > _EMPTY_ANSWERS + (self.plan.n > 1):
-            self._failure = ("choices_missing", f"{self._kept_count} of {self.plan.n} choices: {why}")
+            kept = sum(choice.kept is not None for choice in self.choices)
+            self._failure = ("choices_missing", f"{kept} of {self.plan.n} choices: {why}")
 
     def _unshaped(self, state: ChoiceState, verdict: Verdict, call: Call) -> None:
         """Told to make JSON, the provider made prose: it did not look, so the next rung is tried, free."""
@@ -306,7 +292,7 @@ class Answering:
             return
         state.reject(verdict)
         if verdict.choice["message"].get("content") and call.rung != "tool":
-            self.tally.learned[_FEATURE_OF[call.rung]] = "ignored"
+            self.learned[_FEATURE_OF[call.rung]] = "ignored"
 
     def _invalid(self, state: ChoiceState, verdict: Verdict, call: Call) -> None:
         state.reject(verdict)
@@ -349,30 +335,8 @@ class Answering:
         if below is None:
             return False
         self.rung = below
-        self.tally.climbed = True
+        self.climbed = True
         return True
-
-    @property
-    def _kept_count(self) -> int:
-        return sum(choice.kept is not None for choice in self.choices)
-
-    def _finish_whole(self, success: Success) -> Answer:
-        usage = read_usage(mend_usage(success.data))
-        body = whole_body(success, self.plan)
-        return Answer(body, usage, usage, success.cost_usd, list_facts(self), describe_line(self))
-
-    def _finish_merged(self) -> Answer:
-        choices = [choice.kept for choice in self.choices if choice.kept is not None]
-        sources = {index: choice.record for index, choice in enumerate(self.choices)}
-        body = merge_body(self.records, sources, choices)
-        return Answer(
-            orjson.dumps(body),
-            read_usage(body.get("usage")),
-            self.billed,
-            self.cost_usd,
-            list_facts(self),
-            describe_line(self),
-        )
 
     def _restore(self, progress: dict[str, Any]) -> None:
         """Kept choices are paid for and stay; where the ladder stood holds for the same provider only."""
@@ -384,9 +348,10 @@ class Answering:
         except (KeyError, TypeError, ValueError, AttributeError):
             return  # written by another version: the line starts anew rather than stopping
         self.records = records
+        self.billed = sum((record.billed for record in records), NO_USAGE)
         self.choices[: len(choices)] = choices
         if stands_here and self.plan.shape is not None:
-            self.tally.climbed = True
+            self.climbed = True
             self.rung = rung
 
 

@@ -14,9 +14,10 @@ from typing import Any
 import orjson
 
 from batch.completions.cards import SchemaMode, Support
+from batch.completions.choices import ChoiceState
 from batch.completions.ladder import apply_rung
 from batch.completions.plan import SEED_MODULUS, Plan
-from batch.completions.reask import Reask, with_reask
+from batch.completions.reask import with_reask
 from batch.completions.rules import CHAT
 
 _REASK_STRIDE = 1_000_000
@@ -37,63 +38,36 @@ class Call:
     rung: SchemaMode | None = None
     stream: bool = False
 
-    def estimate(self, input_tokens: int, output_tokens: int) -> int:
-        """Tokens to reserve, from the line's estimates (`output_tokens` for all n choices together)."""
-        return input_tokens + int(output_tokens * self.share)
-
 
 def compose(
-    plan: Plan,
-    raw_body: bytes,
-    indices: tuple[int, ...],
-    rung: SchemaMode | None,
-    *,
-    reask: Reask | None = None,
-    asked: int = 0,
-    reseeds: int = 0,
-    max_tokens: int | None = None,
+    plan: Plan, raw_body: bytes, indices: tuple[int, ...], rung: SchemaMode | None, choice: ChoiceState
 ) -> Call:
-    """`asked` counts answers to these choices before this one: above 0 caches are bypassed. `reseeds` counts
-    the answers that a new seed must get away from."""
+    """A call for the choices `indices`. `choice` is the first of them: once it was asked, caches are bypassed."""
     share = len(indices) / plan.n
     whole = len(indices) == plan.n
-    if plan.verbatim and whole and asked == 0 and rung == plan.rung and max_tokens is None:
+    if plan.verbatim and whole and choice.asked == 0 and rung == plan.rung:
         return Call(raw_body, plan, indices, plan.seed, share, rung=rung)
     body = dict(plan.base)
     if plan.endpoint != CHAT:
         return Call(orjson.dumps(body), plan, indices, share=share)
-    seed = _derive_seed(plan, indices[0], reseeds)
+    seed = _derive_seed(plan, indices[0], choice.reseeds)
     if seed is not None and plan.seed_field is not None:
         body[plan.seed_field] = seed
     if len(indices) > 1:
         body["n"] = len(indices)
     if plan.shape is not None and rung is not None:
         apply_rung(body, plan.card, plan.shape, rung)
-    if reask is not None:
-        body["messages"] = with_reask(body["messages"], reask, plan.shape, rung)
-    if max_tokens is not None:
-        body[plan.card.max_tokens_field] = max_tokens
-    if not whole or asked:
+    if choice.reask is not None:
+        body["messages"] = with_reask(body["messages"], choice.reask, plan.shape, rung)
+    if choice.grown_to is not None:
+        body[plan.card.max_tokens_field] = choice.grown_to
+    if not whole or choice.asked:
         _bypass_cache(body, plan.card.cache_bypass)
     if plan.card.stream:
         body["stream"] = True
         if plan.card.of("stream_usage") not in (Support.REJECTED, Support.IGNORED):
             body["stream_options"] = {"include_usage": True}
-    return Call(
-        orjson.dumps(body),
-        plan,
-        indices,
-        seed if plan.seed_field else None,
-        share,
-        reask is not None,
-        rung,
-        plan.card.stream,
-    )
-
-
-def touches_own_cache_key(plan: Plan, *, reasked: bool) -> list[str]:
-    """Keys of the caller's own body that a cache bypass overrode, for the line's note."""
-    return [key for key in plan.card.cache_bypass if key in plan.base] if plan.fans_out or reasked else []
+    return Call(orjson.dumps(body), plan, indices, seed, share, choice.reask is not None, rung, plan.card.stream)
 
 
 def _derive_seed(plan: Plan, index: int, reseeds: int) -> int | None:

@@ -1,6 +1,6 @@
 """Where each choice of a line stands.
 
-Owns: ChoiceState (kept, or how often and how it is asked again), Tally, and their form in a snapshot.
+Owns: ChoiceState (kept, or how often and how it is asked again) and its form in a snapshot.
 May not touch: calls; answering.py moves these states.
 """
 
@@ -15,7 +15,8 @@ from batch.completions.reask import Reask
 
 @dataclass(slots=True)
 class ChoiceState:
-    """One choice: `kept` with the record it came from, or what its next ask is.
+    """One choice: `kept` with the record it came from (`raw`: the text before JSON was taken out of it; `cut`: at a
+    stop, here), or what its next ask is.
 
     `asked` counts answers that covered it, `reasks` those of its wrong answers that were asked again with
     the errors, `empties` answers without it, `reseeds` how often its next seed was moved on.
@@ -30,6 +31,7 @@ class ChoiceState:
     kept: dict[str, Any] | None = None
     record: int = 0
     raw: str | None = None
+    cut: bool = False
     rejected: list[dict[str, Any]] = field(default_factory=list)
 
     def reject(self, verdict: Verdict) -> None:
@@ -48,15 +50,3 @@ class ChoiceState:
     def from_json(cls, stored: dict[str, Any]) -> ChoiceState:
         reask = stored["reask"]
         return cls(**{**stored, "reask": Reask(**reask) if reask else None})
-
-
-@dataclass(slots=True)
-class Tally:
-    """What happened on the way, for notes and facts."""
-
-    climbed: bool = False
-    filled: bool = False
-    refused: bool = False
-    cut: bool = False
-    extracted: bool = False
-    learned: dict[str, str] = field(default_factory=dict)

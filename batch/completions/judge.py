@@ -36,7 +36,6 @@ class Verdict:
     choice: dict[str, Any]
     errors: tuple[str, ...] = ()
     raw: str | None = None
-    refused: bool = False
     cut: bool = False
 
 
@@ -44,8 +43,8 @@ def judge_choice(
     choice: dict[str, Any], plan: Plan, rung: SchemaMode | None, schemas: SchemaCache
 ) -> Verdict:
     message = choice["message"]
-    if message.get("refusal") or choice.get("finish_reason") == "content_filter":
-        return Verdict(Ruling.KEEP, choice, refused=True)
+    if is_refusal(choice):
+        return Verdict(Ruling.KEEP, choice)
     tool_calls = message.get("tool_calls")
     if tool_calls and not (rung == "tool" and plan.shape is not None):
         return _judge_tools(choice, tool_calls, plan, schemas)
@@ -57,6 +56,10 @@ def judge_choice(
     verdict = _judge_shape(choice, plan.shape, rung, schemas)
     verdict.cut = cut
     return verdict
+
+
+def is_refusal(choice: dict[str, Any]) -> bool:
+    return bool(choice["message"].get("refusal")) or choice.get("finish_reason") == "content_filter"
 
 
 def _is_silent(choice: dict[str, Any], message: dict[str, Any]) -> bool:

@@ -53,25 +53,20 @@ def read_shape(response_format: Any) -> Shape | None:
     )
 
 
-def first_rung(card: Card, shape: Shape, *, has_tools: bool) -> SchemaMode:
-    """The highest rung that this card serves for this line."""
-    if has_tools and not card.json_with_tools:
-        return "prompt"
-    return next(rung for rung in RUNGS if serves(card, rung, shape, has_tools=has_tools))
+def next_rung(
+    card: Card, rung: SchemaMode | None, shape: Shape, *, has_tools: bool, ignored: bool = False
+) -> SchemaMode | None:
+    """The highest rung below `rung` (None: of all) that this card serves for this line; None under "prompt".
+    `ignored`: the provider did not look at the format at all."""
+    below = RUNGS[RUNGS.index(rung) + 1 :] if rung else RUNGS
+    served = (name for name in below if _serves(card, name, shape, has_tools=has_tools))
+    return next((name for name in served if not (ignored and name in NATIVE_RUNGS)), None)
 
 
-def next_rung(card: Card, rung: SchemaMode, shape: Shape, *, has_tools: bool, ignored: bool) -> SchemaMode | None:
-    """The rung below; None under "prompt". `ignored`: the provider did not look at the format at all."""
-    below = RUNGS[RUNGS.index(rung) + 1 :]
-    if ignored:
-        below = tuple(name for name in below if name not in NATIVE_RUNGS)
-    return next((name for name in below if serves(card, name, shape, has_tools=has_tools)), None)
-
-
-def serves(card: Card, rung: SchemaMode, shape: Shape, *, has_tools: bool) -> bool:
+def _serves(card: Card, rung: SchemaMode, shape: Shape, *, has_tools: bool) -> bool:
+    if rung == "prompt" or (has_tools and not card.json_with_tools):
+        return rung == "prompt"
     formats_served = card.support.get("response_format") not in _UNSERVED
-    if rung == "prompt":
-        return True
     if rung == "json_object":
         return formats_served and card.is_native("json_object")
     if shape.kind == "json_object":

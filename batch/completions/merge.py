@@ -8,85 +8,58 @@ Keys that OpenAI does not define survive per call. May not touch: judging. Pure.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from batch.domain.outcome import Success, Usage, read_usage
+from batch.completions.choices import ChoiceState
+from batch.domain.outcome import Usage, read_usage
 
 _OPENAI_BODY = frozenset(
     {"id", "object", "created", "model", "choices", "usage", "service_tier", "system_fingerprint"}
 )
 
 
-@dataclass(slots=True)
-class CallRecord:
-    """One answered call. `head` is its body without choices; `usage` the mended usage object."""
+class CallRecord(NamedTuple):
+    """One answered call. `head` is its body, of which the choices are not kept; `usage` the mended usage object."""
 
     indices: tuple[int, ...]
     head: dict[str, Any]
     usage: dict[str, Any] | None
     provider: str
-    reask: bool = False
-    seed: int | None = None
-    request_id: str | None = None
-    headers: dict[str, str] = field(default_factory=dict)
-    latency_s: float = 0.0
-    cost_usd: float | None = None
+    reask: bool
+    seed: int | None
+    request_id: str | None
+    headers: Mapping[str, str]
+    latency_s: float
+    cost_usd: float | None
 
     @property
     def billed(self) -> Usage:
         return read_usage(self.usage)
 
     def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        head = {key: value for key, value in self.head.items() if key != "choices"}
+        return {**self._asdict(), "head": head, "headers": dict(self.headers)}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> CallRecord:
         return cls(**{**stored, "indices": tuple(stored["indices"])})
 
 
-def record_call(
-    success: Success,
-    usage: dict[str, Any] | None,
-    provider: str,
-    indices: tuple[int, ...],
-    *,
-    reask: bool,
-    seed: int | None,
-) -> CallRecord:
-    head = {key: value for key, value in success.data.items() if key != "choices"}
-    return CallRecord(
-        indices,
-        head,
-        usage,
-        provider,
-        reask,
-        seed,
-        success.request_id,
-        dict(success.headers),
-        success.latency_s,
-        success.cost_usd,
-    )
-
-
-def merge_body(
-    records: Sequence[CallRecord], sources: Mapping[int, int], choices: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    """`sources`: choice index → the record it came from. The first choice's call gives id and model."""
-    kept = [records[place] for place in sorted(set(sources.values()))]
-    first = records[sources[0]]
-    fingerprints = {record.head.get("system_fingerprint") for record in kept}
+def merge_body(records: Sequence[CallRecord], choices: Sequence[ChoiceState]) -> dict[str, Any]:
+    """`choices` are all kept. The first one's call gives id and model."""
+    kept = [records[place] for place in sorted({choice.record for choice in choices})]
+    first = records[choices[0].record]
     body: dict[str, Any] = {
         "id": first.head.get("id") or first.request_id or "",
         "object": "chat.completion",
         "created": max(_integer(record.head.get("created")) for record in kept),
         "model": first.head.get("model") or "",
-        "choices": list(choices),
+        "choices": [choice.kept for choice in choices],
     }
-    body |= {key: value for key, value in first.head.items() if key in _OPENAI_BODY and key not in body}
-    if len(kept) == 1:
-        body |= {key: value for key, value in first.head.items() if key not in _OPENAI_BODY}
-    else:
+    alone = len(kept) == 1
+    body |= {key: value for key, value in first.head.items() if key not in body and (alone or key in _OPENAI_BODY)}
+    if not alone:
+        fingerprints = {record.head.get("system_fingerprint") for record in kept}
         body["system_fingerprint"] = fingerprints.pop() if len(fingerprints) == 1 else None
     usage = _merge_usage(records, kept)
     if usage is not None:
@@ -94,27 +67,20 @@ def merge_body(
     return body
 
 
-def describe_calls(records: Sequence[CallRecord]) -> list[dict[str, Any]]:
-    """Each call of a line that took several: who answered, and the keys that only it had."""
-    described = []
-    for record in records:
-        entry: dict[str, Any] = {"choices": list(record.indices), "id": record.head.get("id")}
-        entry["model"] = record.head.get("model")
-        if record.head.get("system_fingerprint") is not None:
-            entry["system_fingerprint"] = record.head["system_fingerprint"]
-        if record.seed is not None:
-            entry["seed"] = record.seed
-        if record.reask:
-            entry["reask"] = True
-        if record.request_id is not None:
-            entry["request_id"] = record.request_id
-        if record.headers:
-            entry["headers"] = record.headers
-        own = {key: value for key, value in record.head.items() if key not in _OPENAI_BODY}
-        if own:
-            entry["body"] = own
-        described.append(entry)
-    return described
+def describe_call(record: CallRecord) -> dict[str, Any]:
+    """One call of a line that took several: who answered, and the keys that only it had."""
+    head = record.head
+    told = {
+        "system_fingerprint": head.get("system_fingerprint"),
+        "seed": record.seed,
+        "reask": record.reask or None,
+        "request_id": record.request_id,
+        "headers": record.headers or None,
+        "body": {key: value for key, value in head.items() if key not in _OPENAI_BODY} or None,
+    }
+    described: dict[str, Any] = {"choices": list(record.indices), "provider": record.provider}
+    described |= {"id": head.get("id"), "model": head.get("model")}
+    return described | {name: value for name, value in told.items() if value is not None}
 
 
 def _merge_usage(records: Sequence[CallRecord], kept: Sequence[CallRecord]) -> dict[str, Any] | None:
@@ -122,17 +88,16 @@ def _merge_usage(records: Sequence[CallRecord], kept: Sequence[CallRecord]) -> d
     usages = [record.usage for record in kept if record.usage is not None]
     if not usages:
         return None
-    prompt_usage = next((record.usage for record in records if record.usage is not None), usages[0])
-    prompt = _integer(prompt_usage.get("prompt_tokens"))
+    first = next(usage for record in records if (usage := record.usage) is not None)
+    prompt = _integer(first.get("prompt_tokens"))
     completion = sum(_integer(usage.get("completion_tokens")) for usage in usages)
     merged = {**usages[0], "prompt_tokens": prompt, "completion_tokens": completion}
     merged["total_tokens"] = prompt + completion
-    if isinstance(prompt_usage.get("prompt_tokens_details"), dict):
-        merged["prompt_tokens_details"] = prompt_usage["prompt_tokens_details"]
-    details = [usage.get("completion_tokens_details") for usage in usages]
-    found = [entry for entry in details if isinstance(entry, dict)]
-    if found:
-        merged["completion_tokens_details"] = _sum_details(found)
+    if isinstance(first.get("prompt_tokens_details"), dict):
+        merged["prompt_tokens_details"] = first["prompt_tokens_details"]
+    details = [found for usage in usages if isinstance(found := usage.get("completion_tokens_details"), dict)]
+    if details:
+        merged["completion_tokens_details"] = _sum_details(details)
     return merged
 
 

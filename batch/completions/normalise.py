@@ -37,19 +37,6 @@ def read_choices(data: Mapping[str, Any], expected: int) -> list[dict[str, Any] 
     return found
 
 
-def is_normal(choice: dict[str, Any]) -> bool:
-    """True when mend_choice would change nothing."""
-    message = choice.get("message")
-    return (
-        type(message) is dict
-        and message.get("role") == "assistant"
-        and "content" in message
-        and "refusal" in message
-        and "logprobs" in choice
-        and bool(choice.get("finish_reason"))
-    )
-
-
 def mend_choice(choice: dict[str, Any], index: int) -> dict[str, Any]:
     """A copy with the members that OpenAI always sends, at `index`. Unknown members stay."""
     message = dict(choice["message"])

@@ -8,19 +8,19 @@ cut into calls. What a call then looks like is calls.py's. May not touch: answer
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from batch.completions.cards import Card, SchemaMode, Support
-from batch.completions.ladder import Shape, first_rung, is_emulated, keeps_as_given, read_shape
+from batch.completions.ladder import Shape, is_emulated, keeps_as_given, next_rung, read_shape
 from batch.completions.parameters import OPENAI_KEYS, is_neutral, part_features
 from batch.completions.rules import CHAT
-from batch.completions.stripping import strip_paths
+from batch.completions.stripping import without
 from batch.domain.errors import InvalidRequest
 
 SEED_MODULUS = 2**63
-_OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens")
+_SENT = (Support.NATIVE, Support.UNLISTED)
 _ALWAYS = frozenset({"model", "messages"})
 _COMPOSED = ("n", "seed", "response_format")  # calls.py writes these into each call
 
@@ -84,38 +84,19 @@ def plan_line(
     draft.read_keys()
     draft.set_model()
     draft.check_parts()
-    if card.strip and strip_paths(draft.base, card.strip):
-        draft.changed = True
+    draft.strip()
     draft.inject()
     return draft.plan()
 
 
-def demote(card: Card, param: str) -> Card | None:
-    """The card after a 400 that named `param`; None when nothing is learned (it was known, or is essential)."""
-    key = root_of(param)
-    if key in _ALWAYS or not key:
-        return None
-    if key in _OUTPUT_LIMITS:
-        if key != card.max_tokens_field:
-            return None
-        other = _OUTPUT_LIMITS[1 - _OUTPUT_LIMITS.index(key)]
-        if card.support.get(f"{key}:renamed") is Support.REJECTED:
-            return None
-        return replace(
-            card, max_tokens_field=other, support={**card.support, f"{other}:renamed": Support.REJECTED}
-        )
+def demote(card: Card, key: str) -> Card | None:
+    """The card after a 400 that named the body key `key`; None when nothing is learned (it was known)."""
     feature = "seed" if key == card.seed_field else key
     if card.support.get(feature) is Support.REJECTED:
         return None
-    return replace(card, support={**card.support, feature: Support.REJECTED})
-
-
-def root_of(param: str) -> str:
-    """ "tools[0].function.strict", "body.stop" → "tools", "stop"."""
-    path = param.removeprefix("body.").strip()
-    for mark in (".", "["):
-        path = path.split(mark, 1)[0]
-    return path
+    demoted = card.with_support({feature: Support.REJECTED})
+    stands = key in ("max_tokens", "max_completion_tokens") and demoted.max_tokens_field == card.max_tokens_field
+    return None if stands else demoted
 
 
 class _Draft:
@@ -145,9 +126,7 @@ class _Draft:
                 self._unserved(key, value)
 
     def _judge(self, key: str, value: Any, support: Support) -> None:
-        if support is Support.NATIVE or support is Support.UNLISTED:
-            return
-        if support is Support.IGNORED and is_neutral(key, value):
+        if support in _SENT or (support is Support.IGNORED and is_neutral(key, value)):
             return
         if support is Support.REJECTED or self.options.on_unsupported == "reject":
             self._unserved(key, value)
@@ -180,15 +159,9 @@ class _Draft:
         self.base[key] = value
         self.changed = True
 
-    def _read_temperature(self, key: str, value: Any) -> None:
+    def _read_bounded(self, key: str, value: Any) -> None:
         self._judge(key, value, self.card.of(key))
-        self._clamp(key, value, self.card.temperature_max)
-
-    def _read_top_logprobs(self, key: str, value: Any) -> None:
-        self._judge(key, value, self.card.of(key))
-        self._clamp(key, value, self.card.top_logprobs_max)
-
-    def _clamp(self, key: str, value: Any, highest: float) -> None:
+        highest = self.card.temperature_max if key == "temperature" else self.card.top_logprobs_max
         if key not in self.base or value is None or value <= highest:
             return
         if self.options.on_unsupported != "drop":
@@ -238,6 +211,12 @@ class _Draft:
         for feature in part_features(self.body.get("messages") or ()):
             if self.card.support.get(feature) is Support.REJECTED:
                 raise self._refusal("messages", f"{feature} content")
+
+    def strip(self) -> None:
+        for path in self.card.strip:
+            stripped = without(self.base, path.split("."))
+            if stripped is not self.base:
+                self.base, self.changed = stripped, True
 
     def inject(self) -> None:
         for key, value in self.card.inject.items():
@@ -299,7 +278,7 @@ class _Draft:
             if "response_format" in self.base and self.card.of("response_format") is Support.REJECTED:
                 self._unserved("response_format", response_format)
             return None, None
-        rung = first_rung(self.card, shape, has_tools=bool(self.body.get("tools")))
+        rung = next_rung(self.card, None, shape, has_tools=bool(self.body.get("tools"))) or "prompt"
         if is_emulated(shape, rung):
             if self.options.on_unsupported == "reject":
                 raise self._refusal("response_format", f"{shape.kind} output")
@@ -309,7 +288,9 @@ class _Draft:
     def _group(self, n: int, *, seeded: bool) -> int:
         card = self.card
         if n == 1 or not card.is_native("n") or card.n_max < 2:
-            return self._emulated_group(n)
+            if n > 1 and self.options.on_unsupported == "reject":
+                raise self._refusal("n", "n > 1")
+            return 1
         if seeded and not card.seed_per_choice:
             return 1
         if self.body.get("temperature") == 0 and card.n_with_temperature_0 is not Support.NATIVE:
@@ -320,15 +301,10 @@ class _Draft:
             return 1
         return min(n, card.n_max)
 
-    def _emulated_group(self, n: int) -> int:
-        if n > 1 and self.options.on_unsupported == "reject":
-            raise self._refusal("n", "n > 1")
-        return 1
-
 
 _SPECIAL = {
-    "temperature": _Draft._read_temperature,
-    "top_logprobs": _Draft._read_top_logprobs,
+    "temperature": _Draft._read_bounded,
+    "top_logprobs": _Draft._read_bounded,
     "stop": _Draft._read_stop,
     "stream": _Draft._read_stream,
     "stream_options": _Draft._read_stream,

@@ -30,12 +30,14 @@ def with_reask(
     listed = "\n".join(f"- {error}" for error in reask.errors[:5])
     tool_calls = reask.message.get("tool_calls")
     if tool_calls and rung != "tool":
-        return [*messages, _tool_turn(tool_calls), *_tool_corrections(tool_calls, listed)]
+        text = f"Not run. The arguments are not valid:\n{listed}\nCall again with these errors fixed."
+        corrections = [{"role": "tool", "tool_call_id": call.get("id"), "content": text} for call in tool_calls]
+        return [*messages, {"role": "assistant", "content": None, "tool_calls": tool_calls}, *corrections]
     text = _answer_text(reask.message, rung)
     correction = f"Your answer is not valid:\n{listed}\nGive the whole answer again with these errors fixed."
-    if shape is not None and (rung in NATIVE_RUNGS or rung == "tool"):
+    if shape is not None and rung in NATIVE_RUNGS:
         # Only the response format has shown the schema so far, and it may have been ignored.
-        correction += f" {instruction(shape)}" if rung != "tool" else ""
+        correction += f" {instruction(shape)}"
     return [
         *messages,
         {"role": "assistant", "content": text or "(no answer)"},
@@ -48,12 +50,3 @@ def _answer_text(message: dict[str, Any], rung: SchemaMode | None) -> str:
     if rung == "tool" and message.get("tool_calls"):
         text = (message["tool_calls"][0].get("function") or {}).get("arguments")
     return text[:MAX_ANSWER_CHARACTERS] if isinstance(text, str) else ""
-
-
-def _tool_turn(tool_calls: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"role": "assistant", "content": None, "tool_calls": tool_calls}
-
-
-def _tool_corrections(tool_calls: list[dict[str, Any]], listed: str) -> list[dict[str, Any]]:
-    text = f"Not run. The arguments are not valid:\n{listed}\nCall again with these errors fixed."
-    return [{"role": "tool", "tool_call_id": call.get("id"), "content": text} for call in tool_calls]

@@ -32,12 +32,10 @@ _MAX_TOKENS_KEY = re.compile(rb'"max(?:_completion|_output)?_tokens":\s*([1-9]\d
 _COUNTED = tuple((script, chars) for script, chars in CHARS_PER_TOKEN.items() if script != _CODE)
 
 
-def estimate(
-    body: Mapping[str, Any], ratios: Ratios | None = None, *, endpoint: str = "/v1/chat/completions"
-) -> tuple[int, int]:
+def estimate(body: Mapping[str, Any], *, endpoint: str = "/v1/chat/completions") -> tuple[int, int]:
     """Estimate (input tokens, output tokens) of one chat, responses or embeddings body.
 
-    Output is min(max_tokens, 256) per choice until `ratios` knows better; embeddings have none.
+    Output is min(max_tokens, 256) per choice; embeddings have none.
     Never raises on odd shapes: the request rules judge those.
     """
     tokens = 4.0
@@ -57,10 +55,7 @@ def estimate(
         tokens += _json_tokens(body["tools"])
     if "response_format" in body or "text" in body:
         tokens += _json_tokens(body.get("response_format") or body.get("text"))
-    output = 0 if endpoint == "/v1/embeddings" else expected_output(body)
-    if ratios is not None:
-        return ratios.input(tokens), ratios.output(output)
-    return int(tokens + 0.5), output
+    return int(tokens + 0.5), 0 if endpoint == "/v1/embeddings" else expected_output(body)
 
 
 def estimate_usage(request: bytes, answer: Mapping[str, Any]) -> dict[str, Any]:

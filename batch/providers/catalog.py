@@ -115,13 +115,11 @@ class Catalog:
 
     def _choose(self, model: str, entries: Sequence[str]) -> Route:
         matching = self._route_for(model)
-        hops = []
-        for entry in entries:
-            name, _, own_model = entry.partition("/")
-            if name not in self.providers:
-                raise UnknownModel(self._no_provider(name), param="providers")
-            hops.append(Hop(name, own_model or model.removeprefix(f"{name}/")))
-        return Route(tuple(hops), matching.fallback if matching else "on_failure")
+        hops = tuple(_hop(entry, model) for entry in entries)
+        for hop in hops:
+            if hop.provider not in self.providers:
+                raise UnknownModel(self._no_provider(hop.provider), param="providers")
+        return Route(hops, matching.fallback if matching else "on_failure")
 
     def _resolve(self, model: str) -> Route:
         route = self._resolved.get(model)
@@ -134,64 +132,39 @@ class Catalog:
 
     def _find(self, model: str) -> Route:
         """Exact route, exact listing, glob route, owned id, provider prefix, slug, the only provider."""
-        steps = (
-            self._by_exact_route, self._by_listing, self._by_route, self._by_owner, self._by_prefix, self._by_slug,
-        )  # fmt: skip
-        for step in steps:
-            route = step(model)
-            if route is not None:
-                return route
-        only = next(iter(self.providers.values())) if len(self.providers) == 1 else None
-        if only is not None and only.serves(model) and not self._is_foreign(only, model):
-            return Route((Hop(only.name, model),))
-        raise UnknownModel(self._explain(model), param="model")
-
-    def _by_exact_route(self, model: str) -> Route | None:
-        return next((self._follow(route, model) for route in self.routes if route.match == model), None)
-
-    def _by_listing(self, model: str) -> Route | None:
-        listing = [provider for provider in self.providers.values() if provider.lists(model)]
-        if len(listing) > 1 and self._route_for(model) is None:
-            raise UnknownModel(self._ambiguous(model, listing), param="model")
-        return Route((Hop(listing[0].name, model),)) if len(listing) == 1 else None
-
-    def _by_route(self, model: str) -> Route | None:
+        providers = list(self.providers.values())
         route = self._route_for(model)
-        return self._follow(route, model) if route else None
-
-    def _by_owner(self, model: str) -> Route | None:
-        known = self.providers.values()
-        owners = [p for p in known if p.preset.owns(model) and not p.preset.owns_slugs and p.serves(model)]
-        if len(owners) > 1:
-            raise UnknownModel(self._ambiguous(model, owners), param="model")
-        return Route((Hop(owners[0].name, model),)) if owners else None
-
-    def _by_prefix(self, model: str) -> Route | None:
-        name, slash, rest = model.partition("/")
-        return Route((Hop(name, rest),)) if slash and rest and name in self.providers else None
-
-    def _by_slug(self, model: str) -> Route | None:
-        owners = [p for p in self.providers.values() if p.preset.owns_slugs] if model.startswith("@") else []
-        return Route((Hop(owners[0].name, model),)) if owners else None
+        listing = [provider for provider in providers if provider.lists(model)]
+        if route is not None and (route.match == model or len(listing) != 1):
+            return self._follow(route, model)
+        owners = [p for p in providers if p.preset.owns(model) and not p.preset.owns_slugs and p.serves(model)]
+        for found in (listing, owners):
+            if len(found) > 1:
+                raise UnknownModel(self._ambiguous(model, found), param="model")
+            if found:
+                return Route((Hop(found[0].name, model),))
+        name, _, own_model = model.partition("/")
+        if own_model and name in self.providers:
+            return Route((Hop(name, own_model),))
+        slugs = [p for p in providers if p.preset.owns_slugs and model.startswith("@")]
+        only = [p for p in providers if len(providers) == 1 and p.serves(model) and not self._is_foreign(p, model)]
+        if not (slugs or only):
+            raise UnknownModel(self._explain(model), param="model")
+        return Route((Hop((slugs or only)[0].name, model),))
 
     def _route_for(self, model: str) -> RouteConfig | None:
         exact = next((route for route in self.routes if route.match == model), None)
         return exact or next((route for route in self.routes if fnmatchcase(model, route.match)), None)
 
     def _follow(self, route: RouteConfig, model: str) -> Route:
-        hops = []
-        for entry in route.providers:
-            name, _, own_model = entry.partition("/")
-            if name in self.providers:
-                hops.append(Hop(name, own_model or model.removeprefix(f"{name}/")))
-        if not hops:
-            names = [entry.partition("/")[0] for entry in route.providers]
+        hops = [_hop(entry, model) for entry in route.providers]
+        configured = tuple(hop for hop in hops if hop.provider in self.providers)
+        if not configured:
+            hints = "; ".join(_set_hint(hop.provider) for hop in hops)
             raise UnknownModel(
-                f'model {model}: no provider of the route "{route.match}" is configured: '
-                + "; ".join(_set_hint(name) for name in names),
-                param="model",
+                f'model {model}: no provider of the route "{route.match}" is configured: {hints}', param="model"
             )
-        return Route(tuple(hops), route.fallback)
+        return Route(configured, route.fallback)
 
     def fallback_wait_s(self, hops: Sequence[Hop]) -> float | None:
         """After how long a wait lines with these hops move on ("on_wait:30m"); None when only failures move them."""
@@ -274,6 +247,12 @@ class Catalog:
             return f"provider {name} is not configured; {_set_hint(name)}"
         configured = ", ".join(self.providers) or "none"
         return f"no provider called {name}{_nearest(name, self.providers)}; configured: {configured}"
+
+
+def _hop(entry: str, model: str) -> Hop:
+    """NAME or NAME/its-own-model."""
+    name, _, own_model = entry.partition("/")
+    return Hop(name, own_model or model.removeprefix(f"{name}/"))
 
 
 def _is_hop_of(route: RouteConfig, hop: Hop) -> bool:

@@ -31,7 +31,6 @@ _NEAR = re.compile(
     r"|(?:supported|unsupported|model|unexpected|unknown|permitted)\b[^\n]{0,40}: ?(" + "|".join(_KEYS) + r")\b"
 )
 _DISTINCT = re.compile(r"\b(" + "|".join(key for key in _KEYS if "_" in key or key in _CAMEL) + r")\b")
-_NEVER = frozenset({"stream"})
 
 
 def demotable_param(view: ErrorView) -> str | None:
@@ -55,12 +54,12 @@ def _named_in(message: str) -> str | None:
 
 def _known(name: str) -> str | None:
     """A body key for "seed", "presencePenalty", "response_format.json_schema"; None for nested places."""
-    root = name.removeprefix("body.").split(".")[0].split("[")[0]
+    path = name.removeprefix("body.")
+    root = path.split(".")[0].split("[")[0]
     key = _CAMEL.get(root, root)
-    if key not in BODY_KEYS or key in _NEVER:
+    if key not in BODY_KEYS or key == "stream":
         return None
-    is_whole = root == name.removeprefix("body.")
-    return key if is_whole or key in ("response_format", "stream_options") else None
+    return key if root == path or key in ("response_format", "stream_options") else None
 
 
 def _is_nested(name: str) -> bool:

@@ -162,7 +162,6 @@ def test_a_400_on_what_nothing_can_stand_in_for_stands() -> None:
     body = body_of(presence_penalty=1)
     line = Answering(body, orjson.dumps(body), plan_line(body, CARD), schemas=SCHEMAS)
     assert not line.demote(line.next_calls()[0], "presence_penalty")
-    assert not line.demote(line.next_calls()[0], "messages[0].content")
 
 
 def test_a_token_limit_refused_under_both_names_stands() -> None:
@@ -188,6 +187,20 @@ def test_kept_choices_survive_a_restart_and_are_not_paid_for_again() -> None:
     assert isinstance(end, Answer)
     assert [c["message"]["content"] for c in orjson.loads(end.body)["choices"]] == ["more", "one", "more"]
     assert end.billed == Usage(30, 0, 15)
+
+
+def test_a_line_that_moves_on_tells_who_gave_each_choice_and_what_was_done_to_it() -> None:
+    body = body_of(n=3, response_format=WANTED)
+    line = Answering(body, orjson.dumps(body), plan_line(body, CARD), schemas=SCHEMAS)
+    first, second, _ = line.next_calls()
+    line.accept(first, complete({"refusal": "No."}))
+    line.accept(second, complete('```json\n{"a": 2}\n```'))
+    stored = orjson.loads(orjson.dumps(line.snapshot()))
+    moved = Answering(body, orjson.dumps(body), plan_line(body, Card("q", "m")), progress=stored, schemas=SCHEMAS)
+    moved.accept(moved.next_calls()[0], complete('{"a": 3}'))
+    end = moved.finish()
+    assert [call["provider"] for call in end.note["upstream"]] == ["p", "p", "q"]
+    assert {"refused", "schema:extracted"} <= set(end.facts)
 
 
 def test_a_line_without_any_answer_has_nothing_to_keep() -> None:
