@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from batch.operations.bells import SilentBells
+from batch.operations.bells import Bells
 from batch.operations.create_batch import create_batch
 from batch.operations.upload import FileUpload
 from batch.operations.world import World, open_world
@@ -33,7 +33,7 @@ def fresh_world(database: str) -> Iterator[tuple[World, Project]]:
         url = stack.enter_context(fresh_postgres()) if database == "postgresql" else None
         providers = {"bench": {"base_url": "http://127.0.0.1:9/v1", "models": [MODEL]}}
         settings = load_settings(environ={}, data_dir=directory, database_url=url, providers=providers)
-        world = open_world(settings, bells=SilentBells())
+        world = open_world(settings, bells=Bells())
         stack.callback(world.close)
         migrate(world.db)
         with world.db.write() as connection:

@@ -40,15 +40,6 @@ class Caller:
         return self.project.id
 
 
-@dataclass(frozen=True, slots=True)
-class RateState:
-    """A project's request rate after one request: what the x-ratelimit headers tell."""
-
-    limit: int
-    remaining: int
-    reset_s: float
-
-
 class Access:
     """One per process. Methods are called from the event loop; they reach the database in a thread."""
 
@@ -82,10 +73,10 @@ class Access:
             raise Unauthenticated(f"Incorrect API key provided: {_masked(key)}.")
         return known[1]
 
-    def count_request(self, caller: Caller) -> RateState | None:
-        """None for a project without a limit; raises RateLimited."""
+    def count_request(self, caller: Caller) -> dict[str, str]:
+        """The x-ratelimit headers; none for a project without a limit. Raises RateLimited."""
         limit = int(caller.project.limits.get("requests_per_minute") or 0)
-        return self._rates.take(caller.project.id, limit) if limit else None
+        return self._rates.take(caller.project.id, limit) if limit else {}
 
     def _look_for_keys(self) -> bool:
         with self._world.db.read() as connection:
@@ -122,7 +113,7 @@ class RequestRates:
         self._lock = threading.Lock()
         self._buckets: dict[int, tuple[float, float]] = {}  # project → (tokens, when)
 
-    def take(self, project_id: int, per_minute: int) -> RateState:
+    def take(self, project_id: int, per_minute: int) -> dict[str, str]:
         """One request of the project; raises RateLimited with the time until the next is allowed."""
         refill = per_minute / 60.0
         with self._lock:
@@ -138,16 +129,18 @@ class RequestRates:
                 f"Please try again in {(1.0 - tokens) / refill:.2f}s.",
                 retry_after_s=(1.0 - tokens) / refill,
             )
-        return RateState(per_minute, int(tokens), (per_minute - tokens) / refill)
+        return {
+            "x-ratelimit-limit-requests": str(per_minute),
+            "x-ratelimit-remaining-requests": str(int(tokens)),
+            "x-ratelimit-reset-requests": f"{(per_minute - tokens) / refill:.3f}s",
+        }
 
 
 def _bearer(authorization: str | None) -> str:
     scheme, _, key = (authorization or "").partition(" ")
     key = key.strip()
     if scheme.lower() != "bearer" or not key:
-        error = Unauthenticated(_NO_KEY)
-        error.code = ""
-        raise error
+        raise Unauthenticated(_NO_KEY, code="")
     return key
 
 

@@ -8,7 +8,7 @@ Messages name the place and the mend; they never hold bodies, keys or driver det
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -21,10 +21,12 @@ from starlette.responses import Response
 
 from batch.domain import errors
 from batch.domain.errors import BatchmillError
+from batch.domain.line import json_kind
 from batch.storage.engine import is_passing
 
 STATUS: dict[type[BatchmillError], int] = {
     errors.InvalidRequest: 400,
+    errors.InvalidValue: 400,
     errors.InvalidConfiguration: 500,
     errors.UnknownModel: 404,
     errors.NotFound: 404,
@@ -37,8 +39,8 @@ STATUS: dict[type[BatchmillError], int] = {
     BatchmillError: 500,
 }
 
-# Codes that only repeat the status: OpenAI sends null there.
-_SILENT_CODES = {"invalid_request", "not_found", "conflict", "forbidden", "too_large"}
+# Codes that only repeat the status, and a request without a key: OpenAI sends null there.
+_SILENT_CODES = {"", "invalid_request", "not_found", "conflict", "forbidden", "too_large"}
 _NEVER_RETRY = {409, 500, 501}
 _SERVER_TEXT = "The server had an error while processing your request. Sorry about that!"
 
@@ -74,8 +76,7 @@ def respond_to(error: BaseException) -> Response:
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Replace every default answer of the framework."""
-    app.add_exception_handler(BatchmillError, _on_own_error)
+    """Replace every default answer of the framework; api.frame answers what routes raise."""
     app.add_exception_handler(RequestValidationError, _on_invalid_body)
     app.add_exception_handler(HTTPException, _on_http_exception)
 
@@ -89,7 +90,6 @@ def _own_error(error: BatchmillError) -> Response:
         headers = {"retry-after": str(math.ceil(wait)), "retry-after-ms": str(math.ceil(wait * 1000))}
     if isinstance(error, errors.Unauthenticated):
         headers["www-authenticate"] = "Bearer"
-        code = error.code or None
     if isinstance(error, errors.InvalidConfiguration):
         message = _SERVER_TEXT  # its text is for the operator, who finds it in the log
     return error_response(status, message, param=error.param, code=code, headers=headers)
@@ -99,10 +99,6 @@ def _kind(status: int) -> str:
     if status == 429:
         return "requests"
     return "server_error" if status >= 500 else "invalid_request_error"
-
-
-async def _on_own_error(_request: Request, error: Exception) -> Response:
-    return respond_to(error)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -117,13 +113,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 async def _on_invalid_body(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return validation_response(error.errors())
-
-
-def validation_response(problems: Sequence[Mapping[str, Any]]) -> Response:
     """400 for the first problem that pydantic found, worded as OpenAI words it."""
-    first = problems[0]
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
     place = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
     param = ".".join(place) or None
     message, code = _wording(first, param)
@@ -146,7 +138,7 @@ def _wording(problem: Mapping[str, Any], param: str | None) -> tuple[str, str | 
         return f"Unknown parameter: '{param}'.", "unknown_parameter"
     if kind.endswith(("_type", "_parsing", "_from_float")):
         wanted = _WANTED.get(kind.rpartition("_")[0], "an object")
-        return f"Invalid type for '{param}': expected {wanted}, but got {_got(given)} instead.", "invalid_type"
+        return f"Invalid type for '{param}': expected {wanted}, but got {json_kind(given)} instead.", "invalid_type"
     if param is None:
         return "The request body must be a JSON object.", None
     return f"Invalid '{param}': {str(problem['msg']).removeprefix('Value error, ')}.", "invalid_value"
@@ -163,21 +155,3 @@ _WANTED = {
     "model_attributes": "an object",
     "model": "an object",
 }
-
-
-def _got(value: Any) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "a boolean"
-        case int():
-            return "an integer"
-        case float():
-            return "a number"
-        case str():
-            return "a string"
-        case list():
-            return "an array"
-        case _:
-            return "an object"

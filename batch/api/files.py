@@ -16,9 +16,9 @@ from batch.api.multipart import Form, received_form
 from batch.api.routing import CallerDep, WorldDep, form_schema, make_router
 from batch.api.shapes import DeletedObject, FileObject, Page, answer, file_object, page
 from batch.domain.errors import InvalidRequest
-from batch.operations.read_files import get_file, list_files, open_file_content
+from batch.operations.read_files import get_downloadable, get_file, list_files
 from batch.operations.retention import delete_file
-from batch.operations.upload import PURPOSES, FileUpload, begin_upload, check_purpose
+from batch.operations.upload import PURPOSES, FileUpload, check_purpose
 from batch.telemetry import emit
 
 router = make_router("files")
@@ -37,7 +37,7 @@ _FORM = form_schema(
 @router.post("/v1/files", response_model=FileObject, openapi_extra=_FORM)
 async def create_file(request: Request, world: WorldDep, caller: CallerDep) -> Response:
     """Store a file; the form's fields come in any order."""
-    async with received_form(request, "file", lambda: begin_upload(world, caller.project_id)) as form:
+    async with received_form(request, "file", lambda: FileUpload(world, caller.project_id)) as form:
         purpose = form.fields.get("purpose")
         check_purpose(purpose)
         if form.sink is None:
@@ -85,7 +85,7 @@ def remove_file(file_id: str, world: WorldDep, caller: CallerDep) -> Response:
 )
 def read_content(file_id: str, request: Request, world: WorldDep, caller: CallerDep) -> Response:
     """The bytes as uploaded or written; Range and If-None-Match are honoured."""
-    file, _bytes = open_file_content(world, caller.project_id, file_id, end=0)
+    file = get_downloadable(world, caller.project_id, file_id)
     response = send_file(world, request, file)
     if response.status_code in (200, 206):
         size = int(response.headers.get("content-length", file.size_bytes))

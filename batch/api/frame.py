@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
@@ -17,7 +19,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from batch.api.access import Access, RateState
+from batch.api.access import Access
 from batch.api.errors import respond_to
 from batch.api.security import check_is_local
 from batch.domain.errors import InvalidRequest, TooLarge
@@ -89,7 +91,7 @@ class _Exchange:
         self.scope = scope
         self.headers = Headers(scope=scope)
         self.request_id = new_id("req_", world.clock)
-        self.rate: RateState | None = None
+        self.rate: dict[str, str] = {}
         self.started = False
         self.status = 0
         self.gone: str | None = None
@@ -108,14 +110,11 @@ class _Exchange:
             return
         declared = self.headers.get("content-length", "0")
         blocks, received, size = [], 0, int(declared) if declared.isdecimal() else 0
-        try:
-            async with asyncio.timeout(STALL_S):
-                while size <= max_bytes and self._more:
-                    blocks.append((await self.receive()).get("body", b""))
-                    received += len(blocks[-1])
-                    size = max(size, received)
-        except TimeoutError:
-            raise ClientStalled from None
+        async with _patience():
+            while size <= max_bytes and self._more:
+                blocks.append((await self.receive()).get("body", b""))
+                received += len(blocks[-1])
+                size = max(size, received)
         if size > max_bytes:
             raise TooLarge(f"The request body is larger than {max_bytes} bytes.")
         self._body = b"".join(blocks)
@@ -131,11 +130,8 @@ class _Exchange:
             return {"type": "http.request", "body": body, "more_body": False}
         if not self._more:
             return await self._receive()  # waits for the disconnect, as long as the answer takes
-        try:
-            async with asyncio.timeout(STALL_S):
-                message = await self._receive()
-        except TimeoutError:
-            raise ClientStalled from None
+        async with _patience():
+            message = await self._receive()
         if message["type"] == "http.disconnect":
             self._more = False
             raise ClientDisconnect
@@ -147,21 +143,15 @@ class _Exchange:
             self.started = True
             self.status = message["status"]
             self._add_headers(MutableHeaders(scope=message))
-        try:
-            async with asyncio.timeout(STALL_S):
-                await self._send(message)
-        except TimeoutError:
-            raise ClientStalled from None
+        async with _patience():
+            await self._send(message)
 
     def _add_headers(self, headers: MutableHeaders) -> None:
         headers["x-request-id"] = self.request_id
         headers["x-content-type-options"] = "nosniff"
         headers["openai-version"] = "2020-10-01"
         headers["openai-processing-ms"] = str(int((self._clock.monotonic() - self._begun) * 1000))
-        if self.rate is not None:
-            headers["x-ratelimit-limit-requests"] = str(self.rate.limit)
-            headers["x-ratelimit-remaining-requests"] = str(self.rate.remaining)
-            headers["x-ratelimit-reset-requests"] = f"{self.rate.reset_s:.3f}s"
+        headers.update(self.rate)
 
     def route(self) -> str:
         """The path's template, so that ids stay out of labels."""
@@ -180,6 +170,15 @@ class _Exchange:
         if caller is not None:
             fields["project"] = caller.project.public_id
         emit("http_answered" if 0 < self.status < 400 else "http_refused", **fields)
+
+
+@asynccontextmanager
+async def _patience() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(STALL_S):
+            yield
+    except TimeoutError:
+        raise ClientStalled from None
 
 
 def _check_json(body: bytes) -> None:

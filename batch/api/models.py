@@ -5,7 +5,6 @@ Owns: the routes. A project sees only what it may use; keys are named, never sho
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import Any
 
 from starlette.responses import Response
@@ -68,4 +67,4 @@ def _model_object(model: ModelInfo) -> dict[str, Any]:
 
 def _may_use(caller: Caller, provider: str) -> bool:
     allowed = caller.project.allowed_providers
-    return allowed is None or any(fnmatchcase(provider, name) for name in allowed)
+    return allowed is None or provider in allowed

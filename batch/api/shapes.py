@@ -212,7 +212,7 @@ def batch_object(batch: BatchRow, errors: Sequence[BatchError] = ()) -> dict[str
         "object": "batch",
         "endpoint": batch.endpoint,
         "model": batch.model,
-        "errors": {"object": "list", "data": [_error_object(error) for error in errors]} if errors else None,
+        "errors": {"object": "list", "data": [error._asdict() for error in errors]} if errors else None,
         "input_file_id": batch.input_file,
         "completion_window": batch.completion_window,
         "status": batch.status,
@@ -257,7 +257,3 @@ def _own_facts(batch: BatchRow) -> dict[str, Any]:
         "results": batch.last_seq,
         "report": batch.report,
     }
-
-
-def _error_object(error: BatchError) -> dict[str, Any]:
-    return {"code": error.code, "message": error.message, "param": error.param, "line": error.line}

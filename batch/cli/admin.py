@@ -19,11 +19,11 @@ from batch.cli.wording import date_time, dollars, plural
 from batch.clock import SYSTEM_CLOCK
 from batch.domain.states import is_terminal
 from batch.operations import keys as key_operations
+from batch.operations.deliver_webhooks import replay_webhook
 from batch.operations.doctor import examine
 from batch.operations.pause_batch import pause_batch, resume_batch
 from batch.operations.pause_provider import pause_provider, resume_provider
 from batch.operations.replay_batch import Replay, compare_replay, find_batch, replay_batch
-from batch.operations.replay_webhook import replay_webhook
 from batch.operations.world import World, open_world
 from batch.settings import load_settings
 from batch.storage.projects import DEFAULT_PROJECT

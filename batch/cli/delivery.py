@@ -16,7 +16,7 @@ from batch.cli.home import Home
 from batch.cli.story import tell
 from batch.cli.wording import count, plural
 from batch.files.local_file import write_atomically
-from batch.operations.read_files import open_file_content
+from batch.operations.read_files import get_downloadable
 from batch.operations.reuse_answers import KeptAnswers, merge_answers
 
 
@@ -105,4 +105,4 @@ def exit_code(result: RunResult, allow_failed: float) -> int:
 def _content(home: Home, story: dict[str, Any] | None, name: str) -> Iterator[bytes]:
     if story is None or story[name] is None:
         return iter(())
-    return open_file_content(home.world, home.project.id, story[name])[1]
+    return home.world.blobs.read(get_downloadable(home.world, home.project.id, story[name]).blob)

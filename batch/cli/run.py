@@ -36,7 +36,7 @@ from batch.operations.check_input import InputCheck, check_input, open_lines
 from batch.operations.create_batch import create_batch
 from batch.operations.explain_batch import explain_batch
 from batch.operations.reuse_answers import KeptAnswers, digest_requests, unchanged_answers, without_kept
-from batch.operations.upload import begin_upload
+from batch.operations.upload import FileUpload
 from batch.providers.catalog import Catalog
 from batch.settings import Settings, load_settings, parse_duration
 
@@ -242,7 +242,7 @@ def _batch_of(job: Job, home: Home, runs: Runs, record: RunRecord, kept: KeptAns
     blocks = open_lines(job.source, job.settings)
     lines = blocks if kept is None else without_kept(blocks, kept, job.endpoint)
     has_lines = False
-    with begin_upload(home.world, home.project.id) as upload:
+    with FileUpload(home.world, home.project.id) as upload:
         for block in lines:
             has_lines = has_lines or block != b"\n"
             upload.append(block)

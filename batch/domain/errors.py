@@ -2,6 +2,7 @@
 
 BatchmillError
 ├── InvalidRequest          the caller's input is wrong; names the place (param) and the mend
+│   ├── InvalidValue            a field of the right type holds what cannot be
 │   ├── InvalidConfiguration    batchmill.toml, a variable or a preset is wrong
 │   └── UnknownModel            no configured provider serves the model
 ├── NotFound                no such file, batch, model, upload, key
@@ -33,6 +34,10 @@ class BatchmillError(Exception):
 
 class InvalidRequest(BatchmillError):
     code = "invalid_request"
+
+
+class InvalidValue(InvalidRequest):
+    code = "invalid_value"
 
 
 class InvalidConfiguration(InvalidRequest):

@@ -125,20 +125,16 @@ def _explain_custom_id(line: dict[str, Any]) -> LineProblem | None:
     if given is None or given == "":
         return _missing("custom_id", None)
     if not isinstance(given, str):
-        return LineProblem(
-            "invalid_type",
-            f"Invalid type for 'custom_id': expected a string, but got {_kind(given)} instead.",
-            "custom_id",
-        )
-    if len(given) > CUSTOM_ID_MAX:
-        return LineProblem(
-            "invalid_value",
-            f"Invalid 'custom_id': expected at most {CUSTOM_ID_MAX} characters, got {len(given)}.",
-            "custom_id",
-        )
-    if "\0" in given:
-        return LineProblem("invalid_value", "Invalid 'custom_id': it must not contain NUL.", "custom_id")
-    return None
+        code = "invalid_type"
+        message = f"Invalid type for 'custom_id': expected a string, but got {json_kind(given)} instead."
+    elif len(given) > CUSTOM_ID_MAX:
+        code = "invalid_value"
+        message = f"Invalid 'custom_id': expected at most {CUSTOM_ID_MAX} characters, got {len(given)}."
+    elif "\0" in given:
+        code, message = "invalid_value", "Invalid 'custom_id': it must not contain NUL."
+    else:
+        return None
+    return LineProblem(code, message, "custom_id")
 
 
 def _explain_rest(line: dict[str, Any], endpoint: str, custom_id: str | None) -> LineProblem:
@@ -152,7 +148,7 @@ def _explain_rest(line: dict[str, Any], endpoint: str, custom_id: str | None) ->
         return LineProblem("invalid_url", message, "url", custom_id)
     for name in ("body", "batchmill"):
         if not isinstance(line.get(name, {}), dict):
-            message = f"Invalid type for '{name}': expected an object, but got {_kind(line[name])} instead."
+            message = f"Invalid type for '{name}': expected an object, but got {json_kind(line[name])} instead."
             return LineProblem("invalid_type", message, name, custom_id)
     return _unreadable("It is nested too deeply.")  # the two parsers disagree
 
@@ -189,6 +185,7 @@ def _missing(name: str, custom_id: str | None) -> LineProblem:
     return LineProblem("missing_required_parameter", f"Missing required parameter: '{name}'.", name, custom_id)
 
 
-def _kind(value: Any) -> str:
+def json_kind(value: Any) -> str:
+    """ "a string", "an object", …: what a JSON value is, for people."""
     kinds = {list: "an array", dict: "an object", str: "a string", bool: "a boolean", int: "an integer"}
     return "null" if value is None else kinds.get(type(value), "a number")

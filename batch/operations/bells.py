@@ -6,8 +6,6 @@ ring again. May not import workers: tasks are rung by name.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from celery import Celery
 
 CALLS_QUEUE = "calls"
@@ -21,14 +19,26 @@ TASK_SWEEP = "batchmill.sweep"                  # sweep name        → jobs
 TASK_DELIVER_WEBHOOKS = "batchmill.deliver_webhooks"  # no argument → jobs
 
 
-class Bells(Protocol):
-    def drain(self, lane_id: int, queue: str = CALLS_QUEUE) -> None: ...
-    def ingest(self, batch_id: int) -> None: ...
-    def finalize(self, batch_id: int) -> None: ...
-    def deliver_webhooks(self) -> None: ...
+class Bells:
+    """Which bells there are. These ring nothing: for scripts and tests that run the work themselves."""
+
+    def drain(self, lane_id: int, queue: str) -> None:
+        self.ring(TASK_DRAIN, [lane_id], queue)
+
+    def ingest(self, batch_id: int) -> None:
+        self.ring(TASK_INGEST, [batch_id], JOBS_QUEUE)
+
+    def finalize(self, batch_id: int) -> None:
+        self.ring(TASK_FINALIZE, [batch_id], JOBS_QUEUE)
+
+    def deliver_webhooks(self) -> None:
+        self.ring(TASK_DELIVER_WEBHOOKS, [], JOBS_QUEUE)
+
+    def ring(self, name: str, args: list[int], queue: str) -> None:
+        """Send the hint."""
 
 
-class CeleryBells:
+class CeleryBells(Bells):
     """Rings through the broker. A broker that is away is no error: the pumps and sweeps look by themselves."""
 
     def __init__(self, broker_url: str) -> None:
@@ -46,34 +56,13 @@ class CeleryBells:
             accept_content=["json"],
         )
 
-    def drain(self, lane_id: int, queue: str = CALLS_QUEUE) -> None:
-        self._ring(TASK_DRAIN, [lane_id], queue)
-
-    def ingest(self, batch_id: int) -> None:
-        self._ring(TASK_INGEST, [batch_id], JOBS_QUEUE)
-
-    def finalize(self, batch_id: int) -> None:
-        self._ring(TASK_FINALIZE, [batch_id], JOBS_QUEUE)
-
-    def deliver_webhooks(self) -> None:
-        self._ring(TASK_DELIVER_WEBHOOKS, [], JOBS_QUEUE)
-
-    def _ring(self, name: str, args: list[int], queue: str) -> None:
+    def ring(self, name: str, args: list[int], queue: str) -> None:
         try:
             self._app.send_task(
                 name, args=args, queue=queue, expires=BELL_EXPIRES_S, ignore_result=True, retry=False
             )
         except Exception:  # the wall of bells: a lost hint costs seconds, a raised one would cost the request
             return
-
-
-class SilentBells:
-    """Rings nothing: for scripts and tests that run the work themselves."""
-
-    def drain(self, lane_id: int, queue: str = CALLS_QUEUE) -> None: ...
-    def ingest(self, batch_id: int) -> None: ...
-    def finalize(self, batch_id: int) -> None: ...
-    def deliver_webhooks(self) -> None: ...
 
 
 def celery_broker_url(redis_url: str) -> str:

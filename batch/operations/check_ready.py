@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 
 import redis
 
@@ -19,46 +20,30 @@ MIN_FREE_BYTES = 16 * 1024 * 1024
 
 def check_ready(world: World) -> dict[str, str]:
     """For database, broker and files: "ok", or what is wrong in a few words without addresses."""
-    return {
-        "database": _ask(lambda: _ask_database(world)),
-        "broker": _ask(lambda: _ask_broker(world)),
-        "files": _ask(lambda: world.blobs.check()),
-        "disk": _ask(lambda: _ask_disk(world)),
+    questions: dict[str, Callable[[], str | None]] = {
+        "database": lambda: "migrations are pending: batchmill admin migrate" if pending(world.db) else OK,
+        "broker": lambda: _ask_broker(world),
+        "files": world.blobs.check,
+        "disk": lambda: _ask_disk(world),
     }
+    return {name: _ask(question) for name, question in questions.items()}
 
 
-def _ask(question: Callable[[], object]) -> str:
+def _ask(question: Callable[[], str | None]) -> str:
     try:
-        question()
-    except _Wrong as wrong:
-        return str(wrong)
+        return question() or OK
     except Exception as error:  # the wall of readiness: whatever is wrong is the answer
         return f"does not answer ({type(error).__name__})"
-    return OK
-
-
-class _Wrong(Exception):
-    """In words for the answer."""
-
-
-def _ask_database(world: World) -> None:
-    with world.db.read() as connection:
-        world.db.now(connection)
-    if pending(world.db):
-        raise _Wrong("migrations are pending: batchmill admin migrate")
-
-
-def _ask_disk(world: World) -> None:
-    """What is kept on this machine's disks: the database's file and the files, where they are here."""
-    database = world.db.url.database if world.db.is_sqlite else None
-    for path in (database, world.blobs.root):
-        if path is not None and shutil.disk_usage(path).free < MIN_FREE_BYTES:
-            raise _Wrong("no space is left")
 
 
 def _ask_broker(world: World) -> None:
-    client = redis.Redis.from_url(world.settings.resolved_redis_url, socket_timeout=1, socket_connect_timeout=1)
-    try:
+    url = world.settings.resolved_redis_url
+    with closing(redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1)) as client:
         client.ping()
-    finally:
-        client.close()
+
+
+def _ask_disk(world: World) -> str:
+    """What is kept on this machine's disks: the database's file and the files, where they are here."""
+    database = world.db.url.database if world.db.is_sqlite else None
+    is_full = any(path and shutil.disk_usage(path).free < MIN_FREE_BYTES for path in (database, world.blobs.root))
+    return "no space is left" if is_full else OK

@@ -14,8 +14,9 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection
 
-from batch.domain.errors import Conflict, Forbidden, InvalidRequest
+from batch.domain.errors import Conflict, Forbidden, InvalidRequest, InvalidValue
 from batch.domain.ids import new_id
+from batch.domain.line import json_kind
 from batch.domain.options import BatchOptions
 from batch.operations.upload import check_expiry
 from batch.operations.webhook_targets import check_target
@@ -50,7 +51,6 @@ def create_batch(
     _check_options(world, project, options)
     key = idempotency_key or body.get("idempotency_key")
     request_hash = _hash(body)
-
     public_id = new_id("batch_")
 
     def insert(conn: Connection) -> BatchRow | None:
@@ -98,21 +98,13 @@ def _as_asked(body: Mapping[str, Any], options: BatchOptions) -> dict[str, Any]:
 
 
 def _made_before(
-    conn: Connection,
-    project_id: int,
-    api_key_id: int | None,
-    key: str | None,
-    request_hash: str,
-    retry_count: int,
+    conn: Connection, project_id: int, api_key_id: int | None, key: str | None, request_hash: str, retry_count: int
 ) -> BatchRow | None:
     if key is not None:
         made = batches.find_by_idempotency_key(conn, project_id, key)
         if made is not None and made.request_hash != request_hash:
-            raise Conflict(
-                "This idempotency key was used with a different request.",
-                param="idempotency_key",
-                code="idempotency_key_reused",
-            )
+            message = "This idempotency key was used with a different request."
+            raise Conflict(message, param="idempotency_key", code="idempotency_key_reused")
         return made
     batches.lock_requests_like(conn, request_hash)
     if retry_count >= 1:
@@ -124,26 +116,21 @@ def _check_fields(world: World, body: Mapping[str, Any]) -> float | None:
     """The window in seconds; None for no deadline."""
     for name in ("input_file_id", "endpoint", "completion_window"):
         if name not in body or (body[name] is None and name != "completion_window"):
-            raise InvalidRequest(
-                f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter"
-            )
+            message = f"Missing required parameter: '{name}'."
+            raise InvalidRequest(message, param=name, code="missing_required_parameter")
         if body[name] is not None and not isinstance(body[name], str):
             raise _wrong_type(name, "a string", body[name])
     if body["endpoint"] not in ENDPOINTS:
         supported = ", ".join(f"'{value}'" for value in ENDPOINTS[:-1])
-        raise InvalidRequest(
-            f"Invalid value: '{body['endpoint']}'. Supported values are: {supported}, and '{ENDPOINTS[-1]}'.",
-            param="endpoint",
-            code="invalid_value",
-        )
+        message = f"Invalid value: '{body['endpoint']}'. Supported values are: {supported}, and '{ENDPOINTS[-1]}'."
+        raise InvalidValue(message, param="endpoint")
     _check_metadata(body.get("metadata"))
     _check_output_expiry(body.get("output_expires_after"))
     _check_idempotency_key(body.get("idempotency_key"))
     for name in body:
         if name in BatchOptions.model_fields:
-            raise InvalidRequest(
-                f"Unknown parameter: '{name}'. Did you mean 'options.{name}'?", param=name, code="unknown_parameter"
-            )
+            message = f"Unknown parameter: '{name}'. Did you mean 'options.{name}'?"
+            raise InvalidRequest(message, param=name, code="unknown_parameter")
     return _window_s(world, body["completion_window"])
 
 
@@ -154,11 +141,8 @@ def _window_s(world: World, window: str | None) -> float | None:
     seconds = parse_duration(window)
     if seconds is None or seconds > 366 * 86_400 or (allowed and window not in allowed):
         supported = ", ".join(f"'{value}'" for value in allowed) or "a duration such as '24h', '90m' or '7d'"
-        raise InvalidRequest(
-            f"Invalid completion_window: '{window}'. Supported: {supported}.",
-            param="completion_window",
-            code="invalid_value",
-        )
+        message = f"Invalid completion_window: '{window}'. Supported: {supported}."
+        raise InvalidValue(message, param="completion_window")
     return seconds
 
 
@@ -168,48 +152,35 @@ def _check_metadata(metadata: Any) -> None:
     if not isinstance(metadata, dict):
         raise _wrong_type("metadata", "an object", metadata)
     if len(metadata) > 16:
-        raise InvalidRequest(
-            f"Invalid 'metadata': too many properties. Expected at most 16, got {len(metadata)}.",
-            param="metadata",
-            code="object_above_max_properties",
-        )
+        message = f"Invalid 'metadata': too many properties. Expected at most 16, got {len(metadata)}."
+        raise InvalidRequest(message, param="metadata", code="object_above_max_properties")
     for key, value in metadata.items():
         if not isinstance(value, str):
             raise _wrong_type(f"metadata.{key}", "a string", value)
         if len(key) > 64 or len(value) > 512:
-            raise InvalidRequest(
-                f"Invalid 'metadata.{key[:64]}': keys hold at most 64 characters, values at most 512.",
-                param=f"metadata.{key[:64]}",
-                code="string_above_max_length",
-            )
+            place = f"metadata.{key[:64]}"
+            message = f"Invalid '{place}': keys hold at most 64 characters, values at most 512."
+            raise InvalidRequest(message, param=place, code="string_above_max_length")
 
 
 def _check_output_expiry(given: Any) -> None:
     if given is None:
         return
     if not isinstance(given, dict) or given.get("anchor") != "created_at" or type(given.get("seconds")) is not int:
-        raise InvalidRequest(
-            "Invalid 'output_expires_after': expected {\"anchor\": \"created_at\", \"seconds\": integer}.",
-            param="output_expires_after",
-            code="invalid_value",
-        )
+        message = "Invalid 'output_expires_after': expected {\"anchor\": \"created_at\", \"seconds\": integer}."
+        raise InvalidValue(message, param="output_expires_after")
     check_expiry(given["seconds"])
 
 
 def _check_idempotency_key(key: Any) -> None:
     if key is not None and not (isinstance(key, str) and 1 <= len(key) <= 255):
-        raise InvalidRequest(
-            "Invalid 'idempotency_key': expected a string of 1 to 255 characters.",
-            param="idempotency_key",
-            code="invalid_value",
-        )
+        message = "Invalid 'idempotency_key': expected a string of 1 to 255 characters."
+        raise InvalidValue(message, param="idempotency_key")
 
 
 def _check_options(world: World, project: Project, options: BatchOptions) -> None:
     if PRIORITY_CLASSES.index(options.priority) < PRIORITY_CLASSES.index(project.max_priority):
-        raise Forbidden(
-            f"This project may use priority '{project.max_priority}' at most.", param="options.priority"
-        )
+        raise Forbidden(f"This project may use priority '{project.max_priority}' at most.", param="options.priority")
     if options.webhook_url is not None:
         allow_private = world.settings.webhook_allow_private
         check_target(options.webhook_url, allow_private=allow_private, param="options.webhook_url")
@@ -217,19 +188,14 @@ def _check_options(world: World, project: Project, options: BatchOptions) -> Non
         name = entry.partition("/")[0]
         if name not in world.catalog.providers:
             known = ", ".join(sorted(world.catalog.providers)) or "none"
-            raise InvalidRequest(
-                f"No such provider: '{name}'. Configured: {known}.", param="options.providers", code="invalid_value"
-            )
+            raise InvalidValue(f"No such provider: '{name}'. Configured: {known}.", param="options.providers")
         if project.allowed_providers is not None and name not in project.allowed_providers:
             raise Forbidden(f"This project may not use provider '{name}'.", param="options.providers")
 
 
 def _wrong_type(name: str, expected: str, got: Any) -> InvalidRequest:
-    kinds = {list: "an array", dict: "an object", str: "a string", bool: "a boolean", int: "an integer"}
-    kind = "null" if got is None else kinds.get(type(got), "a number")
-    return InvalidRequest(
-        f"Invalid type for '{name}': expected {expected}, but got {kind} instead.", param=name, code="invalid_type"
-    )
+    message = f"Invalid type for '{name}': expected {expected}, but got {json_kind(got)} instead."
+    return InvalidRequest(message, param=name, code="invalid_type")
 
 
 def _hash(body: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from batch.domain.errors import NotFound
 from batch.domain.signatures import signature_headers
 from batch.operations.webhook_targets import Answer, post_webhook
 from batch.operations.world import World
@@ -50,6 +51,13 @@ def deliver_webhooks(world: World) -> DeliveryReport:
     return DeliveryReport(
         ends.count("delivered"), ends.count("failed"), ends.count("given_up"), more=len(due) == _PASS_ROWS
     )
+
+
+def replay_webhook(world: World, webhook_id: str) -> None:
+    """One delivery, also one that was given up, is due again now, with a fresh 72 hours. Raises NotFound."""
+    if not world.db.transact(webhooks.replay_delivery, webhook_id):
+        raise NotFound(f"No webhook delivery with id '{webhook_id}'.")
+    world.bells.deliver_webhooks()
 
 
 def _address_events(connection: Connection, world: World) -> int:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import sqlalchemy as sa
 
-from batch.domain.errors import NotFound, Unavailable
+from batch.domain.errors import NotFound
 from batch.operations.retention import ORPHAN_AFTER_S, find_orphans
 from batch.operations.world import World
 from batch.storage import invariants
@@ -64,33 +64,25 @@ _CHECKS = (
 
 
 def examine(world: World) -> list[Finding]:
-    """Every check in order; "wrong" ones break a promise, "warning" ones mend themselves. Raises Unavailable."""
-    schema = _examine_schema(world)
-    if schema.verdict == "wrong":
-        return [schema]
-    found = [schema]
+    """Every check in order; "wrong" ones break a promise, "warning" ones mend themselves."""
+    if pending(world.db):
+        return [Finding("schema", "wrong", "the database has an older schema, or none", "batchmill admin migrate")]
+    found = [Finding("schema", "ok", "the database has this version's schema")]
     with world.db.read() as conn:
-        faults = invariants.sqlite_faults(conn)
-        if faults or world.db.is_sqlite:
-            found.append(
-                Finding("database", "wrong", "; ".join(faults), "stop everything and restore the newest backup")
-                if faults
-                else Finding("database", "ok", "SQLite's own check finds nothing")
-            )
+        if world.db.is_sqlite:
+            faults = "; ".join(invariants.sqlite_faults(conn))
+            mend = "stop everything and restore the newest backup"
+            found.append(_judge("database", "SQLite's own check finds nothing", faults, mend))
         for check in _CHECKS:
             names = check.find(conn, _SHOWN)
-            found.append(
-                Finding(check.name, check.verdict, f"{check.bad} {_listing(names)}", check.mend)
-                if names
-                else Finding(check.name, "ok", check.fine)
-            )
+            bad = f"{check.bad} {_listing(names)}" if names else ""
+            found.append(_judge(check.name, check.fine, bad, check.mend, check.verdict))
     return [*found, *_examine_blobs(world), _examine_workers(world)]
 
 
-def _examine_schema(world: World) -> Finding:
-    if pending(world.db):
-        return Finding("schema", "wrong", "the database has an older schema, or none", "batchmill admin migrate")
-    return Finding("schema", "ok", "the database has this version's schema")
+def _judge(check: str, fine: str, bad: str, mend: str, verdict: Verdict = "wrong") -> Finding:
+    """`bad` is empty where nothing is wrong, else says what is."""
+    return Finding(check, verdict, bad, mend) if bad else Finding(check, "ok", fine)
 
 
 def _examine_blobs(world: World) -> Iterator[Finding]:
@@ -104,15 +96,11 @@ def _examine_blobs(world: World) -> Iterator[Finding]:
             continue
         if held != size:
             missing.append(f"{public_id} ({held} of {size} bytes)")
-    if missing:
-        yield Finding("files", "wrong", f"bytes are missing of {_listing(missing)}", "restore files_url from a backup")
-    else:
-        yield Finding("files", "ok", f"all {count:,} files have their bytes")
+    bad = f"bytes are missing of {_listing(missing)}" if missing else ""
+    yield _judge("files", f"all {count:,} files have their bytes", bad, "restore files_url from a backup")
     orphans = sum(1 for _ in find_orphans(world, int(world.clock.now() - ORPHAN_AFTER_S) * 1000))
-    if orphans:
-        yield Finding("orphans", "warning", f"{orphans:,} blobs older than a day belong to no file", _BY_ITSELF)
-    else:
-        yield Finding("orphans", "ok", "no old blob without a file")
+    bad = f"{orphans:,} blobs older than a day belong to no file" if orphans else ""
+    yield _judge("orphans", "no old blob without a file", bad, _BY_ITSELF, "warning")
 
 
 def _live_files(world: World) -> Iterator[tuple[str, str, int]]:
@@ -128,11 +116,8 @@ def _live_files(world: World) -> Iterator[tuple[str, str, int]]:
 
 
 def _examine_workers(world: World) -> Finding:
-    try:
-        with world.db.read() as conn:
-            live = live_workers(conn)
-    except Unavailable as error:
-        return Finding("workers", "wrong", error.message)
+    with world.db.read() as conn:
+        live = live_workers(conn)
     kinds = sorted({queue for worker in live for queue in worker.queues})
     if not live:
         return Finding("workers", "warning", "no worker is running", "batchmill up")

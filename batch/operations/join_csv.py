@@ -17,6 +17,7 @@ import orjson
 
 from batch.domain.errors import InvalidRequest
 from batch.files.tabular import read_rows
+from batch.operations.prepare_requests import as_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,10 @@ def join_csv(table: Path, lines: Iterable[bytes], *, id_column: str | None = Non
             yield _csv_row([*header, *added, "finish_reason", "error"])
         if id_column is not None and id_column not in row:
             raise InvalidRequest(f'{table}: no column "{id_column}"')
-        custom_id = f"row-{number}" if id_column is None else str(row[id_column])
+        custom_id = f"row-{number}" if id_column is None else as_text(row[id_column])
         answer = answers.get(custom_id, Answer((), "", "no answer"))
         texts = [*answer.texts, *[""] * (len(added) - len(answer.texts))]
-        yield _csv_row([*[_cell(row.get(name)) for name in header], *texts, answer.finish_reason, answer.error])
+        yield _csv_row([*[as_text(row.get(name)) for name in header], *texts, answer.finish_reason, answer.error])
 
 
 def _read_line(line: bytes) -> tuple[str | None, Answer]:
@@ -67,12 +68,6 @@ def _content(message: Mapping[str, Any]) -> str:
     if message.get("refusal"):
         return str(message["refusal"])
     return orjson.dumps(message["tool_calls"]).decode() if message.get("tool_calls") else ""
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
 
 
 def _csv_row(cells: list[str]) -> bytes:

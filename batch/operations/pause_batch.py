@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from batch.domain.errors import Conflict, InvalidRequest
+from batch.domain.errors import Conflict, InvalidRequest, InvalidValue
 from batch.operations.read_batches import get_batch
 from batch.operations.weigh_batch import missing_prices
 from batch.operations.world import World
@@ -17,12 +17,12 @@ from batch.storage.batches import BatchRow
 from batch.storage.lanes import get_lanes
 
 
-def pause_batch(world: World, project_id: int, public_id: str, *, reason: str = "person") -> BatchRow:
+def pause_batch(world: World, project_id: int, public_id: str) -> BatchRow:
     """Pausing twice is one pause. Raises NotFound; Conflict when the batch is ending or has ended."""
     batch = get_batch(world, project_id, public_id)
 
     def pause(conn: Connection) -> bool:
-        is_paused = batches.pause_if_open(conn, batch.id, reason)
+        is_paused = batches.pause_if_open(conn, batch.id, "person")
         if is_paused:
             webhooks.enqueue_event(conn, batch, "batch.paused")
         return is_paused
@@ -57,10 +57,9 @@ def resume_batch(
         if message:
             raise InvalidRequest(message, param="budget_usd", code="price_unknown")
 
-    def resume(conn: Connection) -> bool:
-        return batches.resume_if_open(conn, batch.id, budget_usd=budget_usd, max_failure_share=max_failure_share)
-
-    is_open = world.db.transact(resume)
+    is_open = world.db.transact(
+        batches.resume_if_open, batch.id, budget_usd=budget_usd, max_failure_share=max_failure_share
+    )
     batch = get_batch(world, project_id, public_id)
     if not is_open and (batch.sealed_at is not None or batch.status not in ("validating", "in_progress")):
         raise Conflict(f"Cannot resume a batch with status '{batch.status}'.")
@@ -75,11 +74,7 @@ def resume_batch(
 
 def _check_raise(budget_usd: float | None, max_failure_share: float | None) -> None:
     if budget_usd is not None and not 0 < budget_usd < float("inf"):
-        message = "Invalid 'budget_usd': expected a number above 0."
-        raise InvalidRequest(message, param="budget_usd", code="invalid_value")
+        raise InvalidValue("Invalid 'budget_usd': expected a number above 0.", param="budget_usd")
     if max_failure_share is not None and not 0 < max_failure_share <= 1:
-        raise InvalidRequest(
-            "Invalid 'max_failure_share': expected a number above 0, at most 1.",
-            param="max_failure_share",
-            code="invalid_value",
-        )
+        message = "Invalid 'max_failure_share': expected a number above 0, at most 1."
+        raise InvalidValue(message, param="max_failure_share")

@@ -13,10 +13,10 @@ from batch.operations.world import World
 from batch.storage import lanes
 
 
-def pause_provider(world: World, provider: str, *, model: str | None = None, reason: str = "paused by a person") -> int:
+def pause_provider(world: World, provider: str, *, model: str | None = None) -> int:
     """How many of its models are paused now. Raises NotFound when it was never used."""
     with world.db.write() as conn:
-        return lanes.pause_lane(conn, _lanes_of(world, conn, provider, model), None, "person", reason)
+        return lanes.pause_lane(conn, _lanes_of(world, conn, provider, model), None, "person", "paused by a person")
 
 
 def resume_provider(world: World, provider: str, *, model: str | None = None) -> int:

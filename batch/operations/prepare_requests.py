@@ -53,7 +53,7 @@ def prepare_requests(rows: Iterable[Mapping[str, Any]], template: Template) -> I
     for number, row in enumerate(rows, 1):
         custom_id = f"row-{number}"
         if template.id_column is not None:
-            custom_id = _text(_column(row, template.id_column, number))
+            custom_id = as_text(_column(row, template.id_column, number))
             if custom_id in seen or not custom_id:
                 raise InvalidRequest(f'row {number}: --id {template.id_column}: "{custom_id}" is empty or repeated')
             seen.add(custom_id)
@@ -99,7 +99,7 @@ def _replacement(match: re.Match[str], row: Mapping[str, Any], number: int) -> s
     name = match.group(1)
     if name is None:
         return match.group(0)[0]
-    return _text(_column(row, name.strip(), number))
+    return as_text(_column(row, name.strip(), number))
 
 
 def _column(row: Mapping[str, Any], name: str, number: int) -> Any:
@@ -111,7 +111,9 @@ def _column(row: Mapping[str, Any], name: str, number: int) -> Any:
     return row[name]
 
 
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else orjson.dumps(value, default=str).decode()
+def as_text(value: Any) -> str:
+    """A cell of a table: texts and dates as they stand, all else as JSON."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    text = orjson.dumps(value, default=str)
+    return str(orjson.loads(text)) if text.startswith(b'"') else text.decode()

@@ -6,11 +6,14 @@ May not touch: ranges and headers (api/files).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
+
+import orjson
 
 from batch.domain.errors import InvalidRequest, NotFound
-from batch.files.jsonl import inflate
+from batch.files.jsonl import inflate, iter_lines
 from batch.operations.world import World
 from batch.storage import files
 from batch.storage.files import FileRow
@@ -51,11 +54,15 @@ def read_input(world: World, file: FileRow) -> Iterator[bytes]:
     return inflate(chunks, max_bytes=world.settings.max_file_bytes) if file.encoding == "gzip" else chunks
 
 
-def open_file_content(
-    world: World, project_id: int, public_id: str, *, start: int = 0, end: int | None = None
-) -> tuple[FileRow, Iterator[bytes]]:
-    """The file and its bytes [start, end), in blocks. Raises NotFound, InvalidRequest."""
+def read_output(world: World, file: FileRow) -> Iterator[dict[str, Any]]:
+    """The lines of an output file; they are ours, so that their length is not bounded again."""
+    for raw in iter_lines(world.blobs.read(file.blob), max_line_bytes=sys.maxsize):
+        yield orjson.loads(raw.data or b"null")
+
+
+def get_downloadable(world: World, project_id: int, public_id: str) -> FileRow:
+    """Raises NotFound, InvalidRequest."""
     found = get_file(world, project_id, public_id)
     if found.purpose in _NOT_DOWNLOADABLE:
         raise InvalidRequest(f"Not allowed to download files of purpose: {found.purpose}")
-    return found, world.blobs.read(found.blob, start, found.size_bytes if end is None else end)
+    return found

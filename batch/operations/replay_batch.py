@@ -10,22 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from batch.domain.errors import Conflict, NotFound
 from batch.domain.line import read_custom_id
 from batch.domain.states import is_terminal
 from batch.files.jsonl import iter_lines
 from batch.operations.create_batch import create_batch
-from batch.operations.read_files import read_input
+from batch.operations.read_files import read_input, read_output
 from batch.operations.retry_batch import as_request
-from batch.operations.upload import begin_upload
+from batch.operations.upload import FileUpload
 from batch.operations.world import World
 from batch.storage import batches, files, projects
 from batch.storage.batches import BatchRow
 from batch.storage.files import FileRow
-
-_NO_LIMIT = 1 << 40  # lines of our own files are not bounded again
 
 
 @dataclass(slots=True)
@@ -53,7 +49,7 @@ def replay_batch(world: World, public_id: str, sample: int) -> BatchRow:
     with world.db.read() as conn:
         project = projects.load_project(conn, old.project_id)
     source = _file(world, old.input_file_id)
-    with begin_upload(world, project.id) as upload:
+    with FileUpload(world, project.id) as upload:
         for raw in iter_lines(read_input(world, source), max_line_bytes=world.settings.max_line_bytes):
             if raw.data is not None and read_custom_id(raw.data) in wanted:
                 upload.append(raw.data + b"\n")
@@ -103,9 +99,7 @@ def _sampled(world: World, batch: BatchRow, sample: int) -> Iterator[dict[str, A
 
 
 def _answers(world: World, batch: BatchRow) -> Iterator[dict[str, Any]]:
-    for raw in iter_lines(world.blobs.read(_file(world, batch.output_file_id).blob), max_line_bytes=_NO_LIMIT):
-        if raw.data is not None:
-            yield orjson.loads(raw.data)
+    return read_output(world, _file(world, batch.output_file_id))
 
 
 def _file(world: World, file_id: int | None) -> FileRow:

@@ -10,24 +10,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-import orjson
-
 from batch.domain.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from batch.domain.line import read_custom_id
 from batch.domain.states import is_terminal
 from batch.files.jsonl import iter_lines
 from batch.operations.create_batch import create_batch
 from batch.operations.read_batches import get_batch
-from batch.operations.read_files import read_input
+from batch.operations.read_files import read_input, read_output
 from batch.operations.retention import delete_file
-from batch.operations.upload import FileUpload, begin_upload
+from batch.operations.upload import FileUpload
 from batch.operations.world import World
 from batch.storage import batches, files
 from batch.storage.batches import PRIORITY_CLASSES, BatchRow
 from batch.storage.projects import Project
 
 _BLOCK_BYTES = 1 << 20
-_NO_LIMIT = 1 << 40  # lines of our own files are not bounded again
 
 
 def retry_batch(world: World, project: Project, public_id: str, *, api_key_id: int | None = None) -> BatchRow:
@@ -41,9 +38,10 @@ def retry_batch(world: World, project: Project, public_id: str, *, api_key_id: i
         raise Conflict(f"{newest.public_id} is still {newest.status}; retry it when it has ended.")
     input_id = _write_input(world, project, newest)
     request = as_request(newest, input_id)
+    key = f"retry:{newest.public_id}"  # one child: two retries at once meet here, whose requests differ by the input
     try:
         return create_batch(
-            world, project, request, api_key_id=api_key_id, parent_id=newest.id, idempotency_key=_retry_key(newest)
+            world, project, request, api_key_id=api_key_id, parent_id=newest.id, idempotency_key=key
         )
     except (Conflict, Forbidden, InvalidRequest) as refused:
         delete_file(world, project.id, input_id)
@@ -90,8 +88,8 @@ def _write_input(world: World, project: Project, batch: BatchRow) -> str:
         done = files.load_file(conn, batch.output_file_id) if batch.output_file_id else None
     if source is None or (batch.output_file_id and done is None):
         raise Conflict("The input or output file of this batch was deleted or has expired; it cannot be retried.")
-    finished = _custom_ids(world, done.blob) if done else iter(())
-    with begin_upload(world, project.id) as upload:
+    finished = (str(line["custom_id"]) for line in read_output(world, done)) if done else iter(())
+    with FileUpload(world, project.id) as upload:
         lines = _copy_unfinished(world, read_input(world, source), finished, upload)
         if lines == 0:
             raise InvalidRequest(f"Every line of {batch.public_id} has completed; there is nothing to retry.")
@@ -121,12 +119,6 @@ def _copy_unfinished(
     return copied
 
 
-def _custom_ids(world: World, blob: str) -> Iterator[str]:
-    for raw in iter_lines(world.blobs.read(blob), max_line_bytes=_NO_LIMIT):
-        if raw.data is not None:
-            yield str(orjson.loads(raw.data)["custom_id"])
-
-
 def as_request(batch: BatchRow, input_id: str) -> dict[str, object]:
     options = dict(batch.options)
     if batch.budget_usd is not None:  # what a resume raised counts, and what the parent spent does not
@@ -143,8 +135,3 @@ def as_request(batch: BatchRow, input_id: str) -> dict[str, object]:
         "options": options,
         "output_expires_after": {"anchor": "created_at", "seconds": expiry} if expiry else None,
     }
-
-
-def _retry_key(batch: BatchRow) -> str:
-    """A batch has one child: two retries at once meet at this key, whose request hashes differ by the input."""
-    return f"retry:{batch.public_id}"

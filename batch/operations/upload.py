@@ -11,13 +11,12 @@ import hashlib
 import zlib
 from collections.abc import Callable
 from pathlib import PurePosixPath
-from types import TracebackType
 from typing import Self
 
 import orjson
 from sqlalchemy import Connection
 
-from batch.domain.errors import InvalidRequest, TooLarge
+from batch.domain.errors import InvalidRequest, InvalidValue, TooLarge
 from batch.files.blobs import new_blob_name
 from batch.files.jsonl import GZIP_MAGIC
 from batch.operations.world import World
@@ -33,21 +32,16 @@ _SUFFIXES = {"", ".jsonl", ".ndjson", ".json", ".gz"}
 class FileUpload:
     """One file on its way in. `append` blocks, then `finish` or `abort`; leaving the block aborts what is open."""
 
-    def __init__(self, world: World, project_id: int, *, max_bytes: int | None = None) -> None:
+    def __init__(self, world: World, project_id: int) -> None:
         self._world = world
         self._project_id = project_id
-        self._max_bytes = max_bytes or world.settings.max_file_bytes
         self._writer = world.blobs.writer(new_blob_name("inputs", world.clock))
         self._hash = hashlib.sha256()
         self._head = bytearray()
 
-    @property
-    def size_bytes(self) -> int:
-        return self._writer.size
-
     def append(self, block: bytes) -> None:
         """Raises InvalidRequest `File is too large.` at the first byte beyond the limit."""
-        if self._writer.size + len(block) > self._max_bytes:
+        if self._writer.size + len(block) > self._world.settings.max_file_bytes:
             raise InvalidRequest("File is too large.")
         if len(self._head) < _HEAD_BYTES:
             self._head += block[: _HEAD_BYTES - len(self._head)]
@@ -70,7 +64,7 @@ class FileUpload:
         if expires_after_s is None and purpose == "batch":
             expires_after_s = self._world.settings.input_expires_after_s or None
         if purpose == "batch":
-            check_batch_input(filename, head)
+            _check_batch_input(filename, head)
         check_storage(self._world, self._project_id, self._writer.size)
         self._writer.commit()
 
@@ -98,15 +92,8 @@ class FileUpload:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.abort()
-
-
-def begin_upload(world: World, project_id: int, *, max_bytes: int | None = None) -> FileUpload:
-    """A writer for one file; the caller must `finish` or `abort` it (or use it as a context manager)."""
-    return FileUpload(world, project_id, max_bytes=max_bytes)
 
 
 def check_storage(world: World, project_id: int, size_bytes: int) -> None:
@@ -122,23 +109,19 @@ def check_purpose(purpose: str | None) -> None:
         raise InvalidRequest("'purpose' is a required property")
     if purpose not in PURPOSES:
         supported = ", ".join(f"'{value}'" for value in PURPOSES)
-        raise InvalidRequest(
-            f"Invalid value: '{purpose}'. Supported values are: {supported}.", param="purpose", code="invalid_value"
-        )
+        raise InvalidValue(f"Invalid value: '{purpose}'. Supported values are: {supported}.", param="purpose")
 
 
 def check_expiry(expires_after_s: int | None) -> None:
     """`expires_after[seconds]` of a file, `output_expires_after.seconds` of a batch."""
     low, high = EXPIRES_AFTER_S
     if expires_after_s is not None and not low <= expires_after_s <= high:
-        raise InvalidRequest(
-            f"Invalid 'expires_after.seconds': expected a value between {low} and {high}, got {expires_after_s}.",
-            param="expires_after.seconds",
-            code="invalid_value",
-        )
+        place = "expires_after.seconds"
+        message = f"Invalid '{place}': expected a value between {low} and {high}, got {expires_after_s}."
+        raise InvalidValue(message, param=place)
 
 
-def check_batch_input(filename: str, head: bytes) -> None:
+def _check_batch_input(filename: str, head: bytes) -> None:
     """A name that says it is something else, an empty file, or a first line that is no JSON object."""
     if PurePosixPath(filename).suffix.lower() not in _SUFFIXES or not _starts_with_json(head):
         raise InvalidRequest("Invalid file format for Batch API. Must be .jsonl")

@@ -12,7 +12,7 @@ from typing import Self
 
 from sqlalchemy import Connection
 
-from batch.domain.errors import BatchmillError, Conflict, InvalidRequest, NotFound
+from batch.domain.errors import BatchmillError, Conflict, InvalidRequest, InvalidValue, NotFound
 from batch.files.blobs import new_blob_name
 from batch.operations.read_files import get_file
 from batch.operations.upload import FileUpload, check_expiry, check_purpose, check_storage
@@ -39,7 +39,7 @@ def open_upload(
     check_expiry(expires_after_s)
     if not 0 < size_bytes <= world.settings.max_file_bytes:
         message = f"expected a value between 1 and {world.settings.max_file_bytes}, got {size_bytes}"
-        raise InvalidRequest(f"Invalid 'bytes': {message}.", param="bytes", code="invalid_value")
+        raise InvalidValue(f"Invalid 'bytes': {message}.", param="bytes")
     check_storage(world, project_id, size_bytes)
     return world.db.transact(
         uploads.insert_upload,

@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from batch.domain.errors import InvalidRequest
+from batch.domain.errors import InvalidRequest, InvalidValue
 from batch.domain.ids import new_id
 from batch.domain.signatures import make_secret, signature_headers
 from batch.operations.deliver_webhooks import EVENTS
@@ -65,8 +65,5 @@ def _check(world: World, *, url: str | None = None, event_types: list[str] | Non
         raise InvalidRequest("event_types must name at least one event.", param="event_types")
     for event in event_types or ():
         if event not in EVENTS:
-            raise InvalidRequest(
-                f"Invalid value: '{event}'. Supported values are: {', '.join(repr(e) for e in EVENTS)}.",
-                param="event_types",
-                code="invalid_value",
-            )
+            supported = ", ".join(f"'{name}'" for name in EVENTS)
+            raise InvalidValue(f"Invalid value: '{event}'. Supported values are: {supported}.", param="event_types")

@@ -8,17 +8,16 @@ May not touch: rows.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
-import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import httpcore
 import httpx
 
-from batch.clock import SYSTEM_CLOCK
 from batch.domain.errors import InvalidRequest
 
 TIMEOUT_S = 10.0
@@ -59,24 +58,32 @@ def check_target(url: str, *, allow_private: bool, param: str = "url") -> None:
 
 def post_webhook(url: str, body: bytes, headers: Mapping[str, str], *, allow_private: bool) -> Answer:
     """One attempt. Every outcome is a value; the answer's body is never read."""
-    sent: dict[bytes | str, bytes | str] = {
-        "content-type": "application/json", "user-agent": _USER_AGENT, "connection": "close"
-    }  # fmt: skip
-    sent.update(headers.items())
-    backend = _GuardedBackend(allow_private)
     try:
         check_target(url, allow_private=allow_private)
-        sent["host"] = httpx.URL(url).netloc.decode()
-        sent["content-length"] = str(len(body))
-        with (
-            httpcore.ConnectionPool(network_backend=backend, ssl_context=httpx.create_ssl_context()) as pool,
-            pool.stream("POST", str(httpx.URL(url)), headers=sent, content=body) as response,
-        ):
-            return Answer(response.status, f"answered {response.status}")
+        status = asyncio.run(_post(url, body, headers, allow_private))
+        return Answer(status, f"answered {status}")
     except (TargetRefused, InvalidRequest) as refused:
         return Answer(None, str(refused))
     except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError, ValueError) as fault:
         return Answer(None, f"did not answer ({type(fault).__name__})")
+
+
+async def _post(url: str, body: bytes, headers: Mapping[str, str], allow_private: bool) -> int:
+    """Asynchronous for its one time limit: a host that drips bytes gets no more time than one that is silent."""
+    target = httpx.URL(url)
+    sent = {
+        "content-type": "application/json", "user-agent": _USER_AGENT, "connection": "close", **headers,
+        "host": target.netloc.decode(), "content-length": str(len(body)),
+    }  # fmt: skip
+    pool = httpcore.AsyncConnectionPool(
+        network_backend=_GuardedBackend(allow_private), ssl_context=httpx.create_ssl_context()
+    )
+    async with (
+        asyncio.timeout(TIMEOUT_S),
+        pool,
+        pool.stream("POST", str(target), headers=list(sent.items()), content=body) as response,
+    ):
+        return response.status
 
 
 def resolve(host: str, port: int, allow_private: bool) -> str:
@@ -91,55 +98,15 @@ def resolve(host: str, port: int, allow_private: bool) -> str:
     return addresses[0]
 
 
-class _GuardedBackend(httpcore.NetworkBackend):
-    """Connects to the very address that was checked; one deadline for the whole exchange."""
+class _GuardedBackend(httpcore.AnyIOBackend):
+    """Connects to the very address that was checked."""
 
     def __init__(self, allow_private: bool) -> None:
         self._allow_private = allow_private
-        self._deadline = SYSTEM_CLOCK.monotonic() + TIMEOUT_S
 
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.NetworkStream:
-        address = resolve(host, port, self._allow_private)
-        stream = httpcore.SyncBackend().connect_tcp(address, port, timeout=TIMEOUT_S, socket_options=socket_options)
-        return _DeadlineStream(stream, self._deadline)
-
-
-class _DeadlineStream(httpcore.NetworkStream):
-    """A host that drips one byte at a time gets no more time than one that is silent."""
-
-    def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
-        self._stream = stream
-        self._deadline = deadline
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._left())
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, self._left())
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, self._left()), self._deadline)
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
-
-    def _left(self) -> float:
-        left = self._deadline - SYSTEM_CLOCK.monotonic()
-        if left <= 0:
-            raise httpcore.ReadTimeout("the exchange took too long")
-        return left
+    async def connect_tcp(self, host: str, port: int, *args: Any, **named: Any) -> httpcore.AsyncNetworkStream:
+        address = await asyncio.to_thread(resolve, host, port, self._allow_private)
+        return await super().connect_tcp(address, port, *args, **named)
 
 
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:

@@ -18,7 +18,8 @@ from batch.domain.errors import BatchmillError
 from batch.domain.ids import line_id
 from batch.domain.line import UNREADABLE, read_custom_id
 from batch.files.blobs import BlobWriter, new_blob_name
-from batch.files.jsonl import RawLine, inflate, iter_lines
+from batch.files.jsonl import iter_lines
+from batch.operations.read_files import read_input
 from batch.operations.world import World
 from batch.storage import output
 from batch.storage.batches import BatchError, BatchRow
@@ -91,7 +92,6 @@ class Written:
 def write_results(world: World, batch: BatchRow, written: Written, renew: Renew) -> None:
     """All lines of a batch that ran: results as recorded, the others as its status says."""
     reason = EXPIRED if batch.status == "in_progress" else CANCELLED
-    ascii_only = world.settings.output_ascii
     with world.db.read() as conn:
         top = output.last_line(conn, batch.id)
     written.seen = bytearray(top + 1)
@@ -108,8 +108,7 @@ def write_results(world: World, batch: BatchRow, written: Written, renew: Renew)
         failed = [(line, text) for line, ok, text in rows if not ok]
         for line, custom_id in open_rows:
             written.seen[line] += 1
-            entry = own_error_line(line_id(batch.public_id, line), custom_id, *reason, output_ascii=ascii_only)
-            failed.append((line, entry))
+            failed.append((line, _unanswered(world, batch, line, custom_id, reason)))
         if open_rows:
             failed.sort()
         written.missing += len(open_rows)
@@ -134,7 +133,7 @@ def write_unread(world: World, batch: BatchRow, file: FileRow | None, written: W
 
 def _repeated(world: World, file: FileRow, renew: Renew) -> frozenset[int]:
     seen = SeenIds()
-    for _, _, custom_id in _read_ids(world, file, renew):
+    for _, custom_id in _read_ids(world, file, renew):
         if custom_id is not None:
             seen.add(custom_id)
     return seen.repeated()
@@ -146,18 +145,14 @@ def _write_cancelled(
     entries: list[bytes] = []
     first: set[str] = set()
     errors: Any = written.input_errors
-    for raw, _, custom_id in _read_ids(world, file, renew):
+    for number, custom_id in _read_ids(world, file, renew):
         if custom_id is None or custom_id in first:
             if len(errors) < _ERRORS_KEPT:
-                errors.append(_input_error(raw, custom_id))
+                errors.append(_input_error(number, custom_id))
             continue
         if hash(custom_id) in repeated:
             first.add(custom_id)
-        entries.append(
-            own_error_line(
-                line_id(batch.public_id, raw.number), custom_id, *CANCELLED, output_ascii=world.settings.output_ascii
-            )
-        )
+        entries.append(_unanswered(world, batch, number, custom_id, CANCELLED))
         if len(entries) >= 1000:
             written.missing += len(entries)
             written.errors.write(entries)
@@ -166,19 +161,20 @@ def _write_cancelled(
     written.errors.write(entries)
 
 
-def _read_ids(world: World, file: FileRow, renew: Renew) -> Iterator[tuple[RawLine, bytes, str | None]]:
-    settings = world.settings
-    chunks = world.blobs.read(file.blob)
-    if file.encoding == "gzip":
-        chunks = inflate(chunks, max_bytes=settings.max_file_bytes)
-    for raw in iter_lines(chunks, max_line_bytes=settings.max_line_bytes):
-        data = raw.data or b""
-        yield raw, data, read_custom_id(data) if data else None
+def _unanswered(world: World, batch: BatchRow, line: int, custom_id: str, reason: tuple[str, str]) -> bytes:
+    ascii_only = world.settings.output_ascii
+    return own_error_line(line_id(batch.public_id, line), custom_id, *reason, output_ascii=ascii_only)
+
+
+def _read_ids(world: World, file: FileRow, renew: Renew) -> Iterator[tuple[int, str | None]]:
+    """Each line's number and its custom_id, where one can be read."""
+    for raw in iter_lines(read_input(world, file), max_line_bytes=world.settings.max_line_bytes):
+        yield raw.number, read_custom_id(raw.data) if raw.data else None
         if raw.number % 1000 == 0:
             renew()
 
 
-def _input_error(raw: RawLine, custom_id: str | None) -> BatchError:
+def _input_error(number: int, custom_id: str | None) -> BatchError:
     if custom_id is None:
-        return BatchError(UNREADABLE, "This line has no readable custom_id.", "custom_id", raw.number)
-    return BatchError("duplicate_custom_id", f"The custom_id '{custom_id}' was used before.", "custom_id", raw.number)
+        return BatchError(UNREADABLE, "This line has no readable custom_id.", "custom_id", number)
+    return BatchError("duplicate_custom_id", f"The custom_id '{custom_id}' was used before.", "custom_id", number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -13,7 +14,8 @@ import openai
 import pytest
 from openai import OpenAI
 
-from batch.operations.bells import SilentBells
+from batch.operations import webhook_targets
+from batch.operations.bells import Bells
 from batch.operations.deliver_webhooks import DeliveryReport, backoff_ms, deliver_webhooks
 from batch.operations.webhook_endpoints import create_endpoint, rotate_endpoint_secret
 from batch.operations.webhook_targets import is_public, post_webhook, resolve
@@ -67,7 +69,7 @@ def world(db: Database, tmp_path: Path) -> Iterator[World]:
         webhook_allow_private=True,
         webhook_secret="whsec_" + "QUJD" * 8,  # type: ignore[arg-type]
     )
-    opened = open_world(settings, bells=SilentBells())
+    opened = open_world(settings, bells=Bells())
     yield opened
     opened.close()
 
@@ -181,6 +183,27 @@ def test_private_targets_are_refused_unless_allowed(receiver: Receiver) -> None:
         answer = post_webhook(f"https://{host}:{port}/", b"{}", {}, allow_private=False)
         assert answer.status is None and "private" in answer.reason, host
     assert receiver.received == []
+
+
+def test_a_host_that_drips_its_answer_gets_no_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One deadline for the whole exchange, however many bytes come in time."""
+    monkeypatch.setattr(webhook_targets, "TIMEOUT_S", 0.3)
+    listening, stop = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def drip() -> None:
+        connection, _ = listening.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.send(b"HTTP/1.1 200 OK\r\n")
+            while not stop.wait(0.02):
+                connection.send(b"x")
+
+    dripping = threading.Thread(target=drip, daemon=True)
+    dripping.start()
+    with listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        assert post_webhook(url, b"{}", {}, allow_private=True).reason == "did not answer (TimeoutError)"
+    stop.set()
+    dripping.join()
 
 
 def test_a_name_is_judged_by_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import random
 import sys
 import time
 
-from batch.operations.bells import SilentBells
+from batch.operations.bells import Bells
 from batch.operations.doctor import examine
 from batch.operations.world import open_world
 from batch.settings import Settings
@@ -130,7 +130,7 @@ class Chaos:
     def _doctor(self) -> list[str]:
         """What `batchmill admin doctor` finds wrong; its warnings mend themselves."""
         settings = Settings(database_url=self.cluster.direct_database_url, data_dir=self.cluster.directory / "data")
-        world = open_world(settings, bells=SilentBells())
+        world = open_world(settings, bells=Bells())
         try:
             return [f"{found.check}: {found.detail}" for found in examine(world) if found.verdict == "wrong"]
         finally:

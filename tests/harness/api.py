@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from openai import OpenAI
 
-from batch.operations.bells import SilentBells
+from batch.operations.bells import Bells
 from batch.operations.world import World, open_world
 from batch.settings import Settings
 from batch.storage.engine import Database
@@ -52,7 +52,7 @@ def running_api(directory: Path, database_url: str | None = None, **env: str) ->
         **env,
     )
     child = Child(python("-m", "batch.api.serve"), env=environment, cwd=directory, log=directory / "api.log")
-    world = open_world(settings, bells=SilentBells())
+    world = open_world(settings, bells=Bells())
     url = f"http://127.0.0.1:{port}"
     try:
         eventually(lambda: _answers(url) or not child.is_running(), timeout_s=30, what="the API starts")

@@ -9,9 +9,10 @@ from typing import Any
 import orjson
 
 from batch.domain.result import LineResult
+from batch.operations.bells import Bells
 from batch.operations.create_batch import create_batch
 from batch.operations.ingest import ingest_batch
-from batch.operations.upload import begin_upload
+from batch.operations.upload import FileUpload
 from batch.operations.world import World, open_world
 from batch.settings import Settings
 from batch.storage import batches, projects
@@ -24,12 +25,12 @@ PROVIDERS: dict[str, Any] = {"acme": {"base_url": "http://127.0.0.1:9/v1", "mode
 
 
 @dataclass
-class RungBells:
+class RungBells(Bells):
     """Bells that remember what was rung: ("ingest", 1), ..."""
 
     rung: list[tuple[str, int]] = field(default_factory=list)
 
-    def drain(self, lane_id: int, queue: str = "calls") -> None:
+    def drain(self, lane_id: int, queue: str) -> None:
         self.rung.append(("drain", lane_id))
 
     def ingest(self, batch_id: int) -> None:
@@ -69,7 +70,7 @@ def jsonl(lines: list[Any]) -> bytes:
 
 
 def upload(world: World, content: bytes | str, filename: str = "in.jsonl", project: Project | None = None) -> str:
-    with begin_upload(world, (project or default_project(world)).id) as writer:
+    with FileUpload(world, (project or default_project(world)).id) as writer:
         writer.append(content if isinstance(content, bytes) else content.encode())
         return writer.finish(purpose="batch", filename=filename).public_id
 

@@ -129,7 +129,7 @@ def test_pause_is_a_flag_that_resume_lifts(world: World) -> None:
     batch = running(world)
     paused = pause_batch(world, batch.project_id, batch.public_id)
     assert (paused.status, paused.paused, paused.pause_reason) == ("in_progress", True, "person")
-    assert pause_batch(world, batch.project_id, batch.public_id, reason="other").pause_reason == "person"
+    assert pause_batch(world, batch.project_id, batch.public_id).pause_reason == "person"
     assert not resume_batch(world, batch.project_id, batch.public_id).paused
 
 

@@ -12,7 +12,7 @@ from batch.operations import retention
 from batch.operations.finalize import finalize_batch
 from batch.operations.ingest import ingest_batch
 from batch.operations.read_batches import get_batch, get_batch_errors
-from batch.operations.read_files import get_file, open_file_content
+from batch.operations.read_files import get_downloadable, get_file
 from batch.operations.retention import delete_file
 from batch.operations.retry_batch import read_family_lines, retry_batch
 from batch.operations.world import World
@@ -145,8 +145,7 @@ def test_after_the_grace_rows_go_and_the_files_answer_everything(world: World) -
     assert rows_left(world, requests) == rows_left(world, results) == 0
     with world.db.read() as conn:
         output = conn.execute(sa.select(files.c.public_id).where(files.c.id == batch.output_file_id)).scalar_one()
-    _, blocks = open_file_content(world, batch.project_id, output)
-    assert b'"a"' in b"".join(blocks)
+    assert b'"a"' in b"".join(world.blobs.read(get_downloadable(world, batch.project_id, output).blob))
     again = retry_batch(world, default_project(world), batch.public_id)
     assert ingest_batch(world, again.id, "test") == "started"
     assert load(world, again).total == 1

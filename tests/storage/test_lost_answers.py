@@ -21,7 +21,7 @@ from batch.operations.ingest import ingest_batch
 from batch.operations.pause_batch import pause_batch, resume_batch
 from batch.operations.read_files import list_files
 from batch.operations.retry_batch import read_family, retry_batch
-from batch.operations.upload import begin_upload
+from batch.operations.upload import FileUpload
 from batch.operations.upload_parts import begin_part, complete_upload, open_upload
 from batch.operations.world import World
 from batch.storage import projects
@@ -71,7 +71,7 @@ def project_of(world: World) -> Project:
 
 
 def send(world: World) -> str:
-    with begin_upload(world, 1) as writer:
+    with FileUpload(world, 1) as writer:
         writer.append(INPUT)
         return writer.finish(purpose="batch", filename="in.jsonl").public_id
 

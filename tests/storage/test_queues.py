@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from batch.operations.bells import Bells
 from batch.storage.lanes import get_lanes
 from batch.storage.watch import claimable_lanes
 from tests.harness.worlds import ingest, jsonl, make_world, request_line
@@ -14,16 +15,12 @@ PROVIDERS = {
 }
 
 
-class NamedBells:
+class NamedBells(Bells):
     def __init__(self) -> None:
         self.rung: list[tuple[int, str]] = []
 
-    def drain(self, lane_id: int, queue: str = "calls") -> None:
+    def drain(self, lane_id: int, queue: str) -> None:
         self.rung.append((lane_id, queue))
-
-    def ingest(self, batch_id: int) -> None: ...
-    def finalize(self, batch_id: int) -> None: ...
-    def deliver_webhooks(self) -> None: ...
 
 
 def test_a_lane_belongs_to_its_providers_queue(database_url: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from batch.domain.errors import NotFound
 from batch.files.blobs import new_blob_name
 from batch.operations import retention
 from batch.operations.finalize import finalize_batch
-from batch.operations.read_files import get_file, list_files, open_file_content
+from batch.operations.read_files import get_downloadable, get_file, list_files
 from batch.operations.retention import delete_file
 from batch.operations.world import World
 from batch.storage.batches import BatchRow
@@ -124,6 +124,6 @@ def test_content_is_read_in_ranges(world: World) -> None:
     """For downloads with Range."""
     content = jsonl([request_line("a")])
     project = default_project(world)
-    file, blocks = open_file_content(world, project.id, upload(world, content), start=3, end=9)
-    assert b"".join(blocks) == content[3:9]
+    file = get_downloadable(world, project.id, upload(world, content))
+    assert b"".join(world.blobs.read(file.blob, 3, 9)) == content[3:9]
     assert file.size_bytes == len(content)

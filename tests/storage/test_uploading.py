@@ -12,7 +12,7 @@ import pytest
 
 from batch.domain.errors import Conflict, InvalidRequest, NotFound, TooLarge
 from batch.operations.keys import set_project_limits
-from batch.operations.read_files import list_files, open_file_content
+from batch.operations.read_files import get_downloadable, list_files
 from batch.operations.retention import delete_file, remove_deleted_bytes
 from batch.operations.upload import FileUpload
 from batch.operations.upload_parts import begin_part, cancel_upload, complete_upload, get_upload, open_upload
@@ -116,7 +116,7 @@ def test_parts_become_one_file_in_the_order_named(world: World) -> None:
         complete_upload(world, project.id, upload.public_id, ids[::-1], md5="0" * 32)
     done, file = complete_upload(world, project.id, upload.public_id, ids[::-1], md5=md5)
     assert (done.status, done.file) == ("completed", file.public_id)
-    assert b"".join(open_file_content(world, project.id, file.public_id)[1]) == INPUT
+    assert b"".join(world.blobs.read(get_downloadable(world, project.id, file.public_id).blob)) == INPUT
     assert remove_deleted_bytes(world) == 2
 
 

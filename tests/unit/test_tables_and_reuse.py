@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,26 @@ def test_answers_join_their_rows(tmp_path: Path) -> None:
     assert [row["name"] for row in rows] == ["ada", "bob", "cyd"]
     assert (rows[1]["answer_1"], rows[1]["answer_2"], rows[1]["error"]) == ("A", "B,b", "")
     assert [rows[0]["error"], rows[2]["error"]] == ["truncated: cut off", "no answer"]
+
+
+def test_an_id_that_is_no_text_is_the_same_on_the_way_out_and_back(tmp_path: Path) -> None:
+    """Numbers, truth values and lists as JSON writes them."""
+    table = tmp_path / "t.jsonl"
+    table.write_text('{"id": true}\n{"id": 1.5}\n{"id": ["a"]}\n')
+    requests = prepared("x", list(read_rows(table)), model="m", id_column="id")
+    assert [request["custom_id"] for request in requests] == ["true", "1.5", '["a"]']
+    answers = [
+        {"custom_id": request["custom_id"], "error": None, "response": {"status_code": 200, "body": {"choices": []}}}
+        for request in requests
+    ]
+    joined = b"".join(join_csv(table, [json.dumps(answer).encode() for answer in answers], id_column="id")).decode()
+    assert [row["error"] for row in csv.DictReader(io.StringIO(joined))] == ["", "", ""]
+
+
+def test_a_date_of_a_table_stands_in_a_prompt_as_it_is_written() -> None:
+    """Parquet has dates and decimals."""
+    (request,) = prepared("{day} {sum}", [{"day": date(2026, 1, 2), "sum": Decimal("1.50")}], model="m")
+    assert request["body"]["messages"][0]["content"] == "2026-01-02 1.50"
 
 
 def test_tables_of_each_kind_give_the_same_rows(tmp_path: Path) -> None:
