@@ -15,8 +15,9 @@ import time
 class Clock:
     """The real clock and the operating system's randomness. Seconds are floats; wall time is Unix seconds, UTC."""
 
-    def __init__(self) -> None:
-        self._random: random.Random = random.SystemRandom()
+    def __init__(self, chance: random.Random | None = None) -> None:
+        chance = chance or random.SystemRandom()
+        self.uniform, self.randbytes = chance.uniform, chance.randbytes
 
     now = staticmethod(time.time)             # without a frame of their own: several a call
     monotonic = staticmethod(time.monotonic)
@@ -26,12 +27,6 @@ class Clock:
 
     async def sleep_async(self, seconds: float) -> None:
         await asyncio.sleep(max(0.0, seconds))
-
-    def uniform(self, low: float, high: float) -> float:
-        return self._random.uniform(low, high)
-
-    def randbytes(self, count: int) -> bytes:
-        return self._random.randbytes(count)
 
 
 SYSTEM_CLOCK = Clock()

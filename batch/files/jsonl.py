@@ -98,7 +98,10 @@ def inflate(chunks: Iterable[bytes], *, max_bytes: int) -> Iterator[bytes]:
                 if not data.strip(b"\0"):  # or only the padding that tape tools write
                     break
                 stream, fed = zlib.decompressobj(wbits=31), False
-            block, data = _inflate_step(stream, data)
+            try:
+                block, data = stream.decompress(data, _INFLATE_BYTES), stream.unconsumed_tail
+            except zlib.error:
+                raise InvalidRequest("The input is not valid gzip.", code="invalid_gzip") from None
             fed = True
             total += len(block)
             if total > max_bytes:
@@ -109,11 +112,3 @@ def inflate(chunks: Iterable[bytes], *, max_bytes: int) -> Iterator[bytes]:
                 data = stream.unused_data
     if fed and not stream.eof:
         raise InvalidRequest("The gzip input ends in the middle.", code="invalid_gzip")
-
-
-def _inflate_step(stream: zlib._Decompress, data: bytes) -> tuple[bytes, bytes]:
-    try:
-        block = stream.decompress(data, _INFLATE_BYTES)
-    except zlib.error:
-        raise InvalidRequest("The input is not valid gzip.", code="invalid_gzip") from None
-    return block, stream.unconsumed_tail

@@ -32,7 +32,7 @@ from batch.providers.catalog import Hop
 from batch.storage import batches, files, ingest, jobs, projects, webhooks
 from batch.storage.batches import BatchError, BatchRow
 from batch.storage.files import FileRow
-from batch.storage.ingest import Chunk, Cut, RefusedRow, RequestRow, StoredLine, Weight
+from batch.storage.ingest import Chunk, Cut, RefusedRow, RequestRow, Weight
 from batch.storage.jobs import Job
 from batch.storage.lanes import LaneRow, ensure_lane, get_lanes
 from batch.storage.projects import Project
@@ -198,7 +198,7 @@ class _Ingest:
         pending.rows.append(accepted)
         self._count(accepted)
 
-    def _count(self, row: RequestRow | StoredLine) -> None:
+    def _count(self, row: RequestRow) -> None:
         self._seen.add(row.custom_id)
         self._weight.accepted += 1
         if row.copy_of is not None:

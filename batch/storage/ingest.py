@@ -48,18 +48,6 @@ class RefusedRow(NamedTuple):
     output: str
 
 
-class StoredLine(NamedTuple):
-    """What a resumed ingest must know of a line that an earlier one stored."""
-
-    line: int
-    custom_id: str
-    est_input: int
-    est_output: int
-    route: int
-    copy_of: int | None
-    body: str | None
-
-
 class Cut(NamedTuple):
     """One slice to be: its lines in sending order, ordered lane ids, estimated tokens."""
 
@@ -117,22 +105,22 @@ def store_chunk_if_held(
     return True
 
 
-def stored_lines(conn: sa.Connection, batch_id: int, *, with_body: bool = False) -> Iterator[StoredLine]:
+def stored_lines(conn: sa.Connection, batch_id: int, *, with_body: bool = False) -> Iterator[RequestRow]:
     """Every line that is stored already, ascending, in pages: no long read on either database."""
-    columns: list[sa.ColumnElement[Any]] = [requests.c[name] for name in StoredLine._fields[:-1]]
-    columns.append(requests.c.body if with_body else sa.null().label("body"))
+    columns: dict[str, sa.ColumnElement[Any]] = {name: requests.c[name] for name in RequestRow._fields}
+    if not with_body:
+        columns["body"] = sa.null().label("body")
     last = 0
     while True:
         page = conn.execute(
-            sa.select(*columns)
+            sa.select(*columns.values())
             .where(requests.c.batch_id == batch_id, requests.c.line > last)
             .order_by(requests.c.line)
             .limit(200 if with_body else 5000)
         ).fetchall()
         if not page:
             return
-        for row in page:
-            yield StoredLine._make(row)
+        yield from map(RequestRow._make, page)
         last = page[-1].line
 
 

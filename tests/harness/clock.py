@@ -12,8 +12,8 @@ class FakeClock(Clock):
     """Sleeping advances it; async sleeping yields once. Chance is the same in each run."""
 
     def __init__(self, now: float = 1_790_000_000.0) -> None:
+        super().__init__(random.Random(1))
         self._now = now
-        self._random = random.Random(1)
         self.now = self.monotonic = lambda: self._now
 
     def advance(self, seconds: float) -> None:
