@@ -33,7 +33,9 @@ from batch.telemetry import configure_logs
 from benchmarks.stack import ROOT, plain_environment, upstream
 from tests.harness.servers import running_valkey
 from workers.concurrency import Window
-from workers.pacer import LanePaused, LaneView, Pacer
+from workers.pacer import Pacer
+from workers.pacer_source import LanePaused
+from workers.pacer_steps import Steps
 
 WARM_UP_S = 2.0  # after the common start; not counted
 PROMPT = "word " * 75  # with an answer limit of 100 about 200 tokens a call
@@ -128,11 +130,12 @@ class Caller:
 async def batchmill(caller: Caller, job: dict[str, Any]) -> None:
     """Lines start as the window allows; permit, call, decide, as workers/ does."""
     redis = Redis.from_url(job["redis_url"])
-    pacer = Pacer(redis, worker=f"w{os.getpid()}", live_workers=lambda: int(job["processes"]))
-    lane = LaneView(1, "bench", "none", "bench-model", Limits(**job["known"]))
+    steps = Steps(redis)
+    pacer = Pacer(steps, worker=f"w{os.getpid()}", live_workers=lambda: int(job["processes"]))
+    lane = pacer.lane("bench", "none", "bench-model", Limits(**job["known"]))
     is_known = lane.limits.has_rate or lane.limits.concurrency
     window = Window(start=64 if is_known else max(1, 8 // job["processes"]), maximum=512)
-    worth = pacer.waiting_worth(lane)
+    worth = lane.waiting_worth
     pacing, tasks = 0, set[asyncio.Task[None]]()
 
     async def line() -> None:
@@ -141,7 +144,7 @@ async def batchmill(caller: Caller, job: dict[str, Any]) -> None:
         while not caller.is_over:
             pacing += 1
             try:
-                permit = await pacer.permit(lane, CALL_TOKENS, 100)
+                permit = await lane.permit(CALL_TOKENS, 100)
             except LanePaused as pause:
                 await asyncio.sleep(min(1.0, max(0.0, pause.until - time.time())))
                 continue
@@ -152,13 +155,13 @@ async def batchmill(caller: Caller, job: dict[str, Any]) -> None:
             now = time.monotonic()
             if status == 200:
                 window.on_success(now, took, 50)
-                pacer.done(permit, outcome=_ANSWER)
+                lane.done(permit, outcome=_ANSWER)
                 return
             window.on_refusal(now)
             is_crowd = "concurrency_limit_exceeded" in caller.text
             kind = FailureKind.RATE_CONCURRENCY if is_crowd else FailureKind.RATE_LIMIT
             failure = Failure(kind, "", status=status, retry_after_s=wait)
-            pacer.done(permit, outcome=failure)
+            lane.done(permit, outcome=failure)
             decision = decide(failure, state, now=time.time(), deadline=None, rng=SYSTEM_CLOCK)
             state = decision.state
             if decision.action is Action.RETRY:
@@ -176,7 +179,7 @@ async def batchmill(caller: Caller, job: dict[str, Any]) -> None:
     for task in list(tasks):
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    caller.tally.redis_calls = pacer.redis_calls
+    caller.tally.redis_calls = steps.calls
     await pacer.close()
     await redis.aclose()
 

@@ -14,13 +14,13 @@ from celery import Celery, signals
 from celery.exceptions import SecurityWarning
 from kombu.entity import Queue
 
-from batch.operations.bells import BELL_EXPIRES_S, CALLS_QUEUE, JOBS_QUEUE, celery_broker_url
+from batch.operations.bells import BELL_EXPIRES_S, CALLS_QUEUE, JOBS_QUEUE, TASK_SWEEP, celery_broker_url
 from batch.providers.catalog import Catalog
 from batch.settings import Settings, load_settings
 from batch.telemetry import configure_logs, serve_metrics
 from workers import process
-from workers.schedule import beat_schedule
 from workers.steps import WorkerStep
+from workers.sweeps import SWEEPS
 
 # Root is dangerous to workers that unpickle; ours take JSON only, and containers often run as root.
 warnings.filterwarnings("ignore", "You're running the worker with superuser", SecurityWarning)
@@ -55,7 +55,15 @@ app.conf.update(
     task_serializer="json",
     accept_content=["json"],
     task_time_limit=None,
-    beat_schedule=beat_schedule(),
+    beat_schedule={  # a convenience: every jobs worker ticks by its own timer too
+        name: {
+            "task": TASK_SWEEP,
+            "schedule": max(5.0, every_s),
+            "args": [name],
+            "options": {"queue": JOBS_QUEUE, "expires": min(BELL_EXPIRES_S, max(5.0, every_s))},
+        }
+        for name, every_s in SWEEPS.items()
+    },
     beat_max_loop_interval=5,
     task_annotations={"*": {"expires": BELL_EXPIRES_S}},
     timezone="UTC",

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -20,8 +20,11 @@ from batch.domain.outcome import Failure, FailureKind, Outcome, Success
 from batch.providers.adapter import Adapter, join_url
 from batch.providers.engine_load import LOAD_HEADER, LoadReading, read_header, read_loads, read_metrics, read_slots
 from batch.providers.presets import EngineFacts
+from batch.providers.transport import UpstreamResponse
 from batch.telemetry import emit
-from workers.executor import LaneContext
+
+if TYPE_CHECKING:
+    from workers.lane import Lane
 
 TICK_S = 1.0
 CHECK_UP_S = 5.0        # between two looks at a replica that serves
@@ -33,15 +36,6 @@ FACT_CHARS = 300        # of the report's key
 MISSES = 2              # looks in a row without an answer; a refused connection counts at once
 
 _SUSPECT = frozenset({FailureKind.DISCONNECT, FailureKind.SERVER_ERROR, FailureKind.UNAVAILABLE})
-
-
-class Lane(Protocol):
-    """What an engine tells the lanes that use it."""
-
-    context: LaneContext
-
-    def wake(self) -> None: ...
-    def note_load(self, running: float, waiting: float, cache_used: float | None, is_pressed: bool) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -258,13 +252,12 @@ class Engine:
     async def _introduce(self, replica: Replica) -> None:
         """What it is and which models it serves; a server without these pages stays without."""
         answer = await self._adapter.get(join_url(replica.base_url, "/models"), self._facts.health_timeout_s)
-        data = _json(answer.body) if answer is not None and answer.status == 200 else {}
-        entries = data.get("data")
+        entries = _json(answer).get("data")
         entries = entries if isinstance(entries, list) else []
         replica.models = tuple(str(entry["id"]) for entry in entries if isinstance(entry, dict) and entry.get("id"))
         if self._facts.version_path:
             answer = await self._adapter.get(replica.root + self._facts.version_path, self._facts.health_timeout_s)
-            data = _json(answer.body) if answer is not None and answer.status == 200 else {}
+            data = _json(answer)
             replica.version = str(data.get("version") or data.get("build_info") or "")[:100]
         self._told(self.name, list(dict.fromkeys(model for each in self.replicas for model in each.models)))
         for lane in self.lanes:
@@ -277,8 +270,6 @@ class Engine:
             try:
                 await asyncio.gather(*(self._visit(replica) for replica in self.replicas))
                 self._tell_lanes()
-            except asyncio.CancelledError:
-                raise
             except Exception as error:  # the wall of one round: the next comes in a second
                 emit("storage_retry", work="engines", error=type(error).__name__)
             await self._clock.sleep_async(TICK_S)
@@ -338,9 +329,10 @@ def _affinity(group: str, base_url: str) -> bytes:
     return blake2b(f"{group}\n{base_url}".encode(), digest_size=8).digest()
 
 
-def _json(body: bytes) -> dict[str, Any]:
+def _json(page: UpstreamResponse | None) -> dict[str, Any]:
+    """The page's object; empty when there is none."""
     try:
-        data = orjson.loads(body)
+        data = orjson.loads(page.body) if page is not None and page.status == 200 else {}
     except orjson.JSONDecodeError:
         return {}
     return data if isinstance(data, dict) else {}

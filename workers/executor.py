@@ -75,22 +75,22 @@ _FRESH = Progress()
 class LineRun:
     """begin() → calls → settle() for each outcome → … → a result or a release."""
 
-    __slots__ = ("_answering", "_leaving", "_out", "_reserved_usd", "_state", "held", "is_over", "item", "lock")
+    __slots__ = ("_answering", "_lane", "_leaving", "_out", "_state", "held", "is_over", "item", "lock")
 
-    def __init__(self, held: HeldSlice, item: OpenLine, reserved_usd: float = 0.0) -> None:
+    def __init__(self, held: HeldSlice, item: OpenLine, lane: LaneContext) -> None:
         self.held = held
         self.item = item
         self.is_over = False
+        self._lane = lane
         self._answering: Answering | None = None
         self._state = _FRESH.state
         self.lock: Lock | None = None  # once an outcome had to be settled in a thread
         self._out = 0  # calls being made or waiting for their time
         self._leaving: Release | None = None  # when the last call in flight has landed
-        self._reserved_usd = reserved_usd
 
-    def begin(self, lane: LaneContext, raw_body: bytes) -> Step:
+    def begin(self, raw_body: bytes) -> Step:
         """Plan the line for this lane's provider; the first calls, or its end when it cannot be served at all."""
-        claim = self.held.claim
+        claim, lane = self.held.claim, self._lane
         progress = Progress.from_json(self.item.progress) if self.item.progress else _FRESH
         self._state = progress.state
         body = orjson.loads(raw_body)
@@ -102,16 +102,16 @@ class LineRun:
             stored = dict(progress.answering) if progress.answering else None
             self._answering = Answering(body, raw_body, plan, progress=stored, schemas=lane.schemas)
         except InvalidRequest as error:
-            if _can_hop(claim):
-                return self._leave(Release(self.item.line, self.snapshot(), to_next_lane=True))
-            return self._fail_plainly(lane, "invalid_request", error.message)
-        return self._go_on(lane)
+            if self.can_hop:
+                return self._leave(Release(self.item.line, to_next_lane=True))
+            return self._fail_plainly("invalid_request", error.message)
+        return self._go_on()
 
     def needs_thread(self, outcome: Success | Failure) -> bool:
         """True when settle() may take long: a big body, a heavy schema."""
         return isinstance(outcome, Success) and self._answering is not None and self._answering.needs_thread(outcome)
 
-    def settle(self, call: Call, outcome: Success | Failure, lane: LaneContext, facts: LaneFacts) -> Step:
+    def settle(self, call: Call, outcome: Success | Failure, facts: LaneFacts) -> Step:
         """Take a call's outcome. A line that is over swallows it."""
         self._out -= 1
         if self.is_over or self._answering is None:
@@ -120,8 +120,8 @@ class LineRun:
             self._answering.accept(call, outcome)
             if self._state.calls_failed:
                 self._state = self._state.after_success()
-            return self._go_on(lane)
-        return self._after_failure(call, outcome, lane, facts)
+            return self._go_on()
+        return self._after_failure(call, outcome, facts)
 
     def take_back(self, call: Call) -> None:
         """A call that was handed out is not being made after all; the line leaves soon."""
@@ -136,7 +136,8 @@ class LineRun:
     @property
     def can_hop(self) -> bool:
         """True when the route has another provider after this one."""
-        return _can_hop(self.held.claim)
+        claim = self.held.claim
+        return claim.hop + 1 < len(claim.route)
 
     def hop(self) -> Step:
         """The line goes to the route's next provider unspent: this one is known to be down."""
@@ -148,14 +149,14 @@ class LineRun:
         self._out = 0
         return self.let_go()
 
-    def fail_unexpectedly(self, lane: LaneContext, error: Exception) -> Step:
+    def fail_unexpectedly(self, error: Exception) -> Step:
         """A bug or an unreadable body met this line: it fails, in words without contents, and the others go on."""
         emit("attempt_failed", error=type(error).__name__, batch_id=self.held.claim.batch_id, line=self.item.line)
         if self.is_over:
             return _NOTHING
-        return self._fail_plainly(lane, "invalid_request", f"the line could not be processed ({type(error).__name__})")
+        return self._fail_plainly("invalid_request", f"the line could not be processed ({type(error).__name__})")
 
-    def snapshot(self) -> dict[str, Any] | None:
+    def _snapshot(self) -> dict[str, Any] | None:
         """What the line has spent, for line_progress; None when there is nothing to keep."""
         if self._answering is None:
             return self.item.progress
@@ -163,26 +164,26 @@ class LineRun:
         progress = Progress(self._state, self._answering.snapshot() if has_spent else None)
         return None if progress.is_fresh else progress.to_json()
 
-    def _go_on(self, lane: LaneContext) -> Step:
+    def _go_on(self) -> Step:
         """The next calls, or the end."""
         assert self._answering is not None
         if self._leaving is not None:
             return self._leave(self._leaving)
         if self._answering.is_done:
-            return self._finish(lane)
+            return self._finish()
         calls = self._answering.next_calls()
         self._out += len(calls)
         if not calls and not self._out:
-            return self._finish(lane) if self._answering.is_doomed else _NOTHING
+            return self._finish() if self._answering.is_doomed else _NOTHING
         return Step(calls, learned=self._answering.take_learned())
 
-    def _after_failure(self, call: Call, failure: Failure, lane: LaneContext, facts: LaneFacts) -> Step:
+    def _after_failure(self, call: Call, failure: Failure, facts: LaneFacts) -> Step:
         assert self._answering is not None
-        claim = self.held.claim
         if self._answering.is_doomed:
             self._answering.drop(call)
-            return self._go_on(lane)
-        now, ends_at = lane.clock.now(), self.held.ends_at
+            return self._go_on()
+        lane, ends_at = self._lane, self.held.ends_at
+        now = lane.clock.now()
         decision = decide(
             failure,
             self._state,
@@ -190,33 +191,30 @@ class LineRun:
             deadline=None if ends_at is None else now + ends_at - lane.clock.monotonic(),
             rng=lane.clock,
             lane=facts,
-            can_hop=_can_hop(claim),
-            max_attempts=claim.options.get("max_attempts", lane.provider.preset.max_attempts),
+            can_hop=self.can_hop,
+            max_attempts=self.held.claim.options.get("max_attempts", lane.provider.preset.max_attempts),
         )
         self._state = decision.state
-        return self._follow(decision, call, failure, lane)
+        return self._follow(decision, call, failure)
 
-    def _follow(self, decision: Decision, call: Call, failure: Failure, lane: LaneContext) -> Step:
+    def _follow(self, decision: Decision, call: Call, failure: Failure) -> Step:
         assert self._answering is not None
-        line = self.item.line
-        if decision.action is Action.RETRY:
+        line, action = self.item.line, decision.action
+        if action is Action.RETRY:
             self._out += 1
             return Step([call], delay_s=decision.delay_s, spends=decision.spends)
-        if decision.action is Action.DEMOTE and decision.param:
+        if action is Action.DEMOTE and decision.param:
             if self._answering.demote(call, decision.param):
-                return self._go_on(lane)
-            if _can_hop(self.held.claim):
-                self._state = self._state.after_hop()
-                return self._leave(Release(line, to_next_lane=True))
-            return self._fail_by(failure, None, lane)
-        if decision.action is Action.FAIL or decision.action is Action.DEMOTE:
-            return self._fail_by(failure, decision.code, lane)
+                return self._go_on()
+            return self.hop() if self.can_hop else self._fail_by(failure, None)
+        if action in {Action.FAIL, Action.DEMOTE}:
+            return self._fail_by(failure, decision.code)
         self._answering.drop(call)
-        if decision.action is Action.NEXT_PROVIDER:
+        if action is Action.NEXT_PROVIDER:
             return replace(self._leave(Release(line, to_next_lane=True)), spends=decision.spends)
-        wait_s = max(0.0, (decision.not_before or 0.0) - lane.clock.now())
-        if decision.action in _PAUSES:  # the lane waits, not the line: it goes on as soon as the pause is lifted
+        if action in _PAUSES:  # the lane waits, not the line: it goes on as soon as the pause is lifted
             return replace(self._leave(Release(line)), pause=decision)
+        wait_s = max(0.0, (decision.not_before or 0.0) - self._lane.clock.now())
         scope = (decision.scope, decision.until or 0.0) if decision.scope is not None else None
         return replace(self._leave(Release(line, wait_s=wait_s)), spends=decision.spends, scope=scope)
 
@@ -228,18 +226,17 @@ class LineRun:
         if self._out > 0:
             return _NOTHING
         self.is_over = True
-        release.progress = self.snapshot()
+        release.progress = self._snapshot()
         return Step(release=release)
 
-    def _finish(self, lane: LaneContext) -> Step:
+    def _finish(self) -> Step:
         assert self._answering is not None
-        answering, item, claim = self._answering, self.item, self.held.claim
+        answering, item, lane, identifier = self._answering, self.item, self._lane, self._id
         end = answering.finish()
-        note = self._describe(end.note)
-        cost = end.cost_usd if end.cost_usd is not None else _price_of(lane, end.billed)
+        note = self._describe(end.note, calls=self._state.calls_failed + 1)
+        cost = end.cost_usd if end.cost_usd is not None else self._price_of(end.billed)
         if cost is not None:
             note["cost_usd"] = round(cost, 9)
-        identifier = line_id(claim.batch_public_id, item.line)
         if isinstance(end, Answer):
             output = response_line(
                 identifier, item.custom_id, end.body, note,
@@ -248,67 +245,55 @@ class LineRun:
             row = self._row(True, output, None, (*end.facts, *lane.facts) if lane.facts else end.facts)
             row.usage = end.usage
         else:
-            output = own_error_line(
-                identifier, item.custom_id, end.code, end.message, note, output_ascii=lane.output_ascii
-            )
+            output = self._own_error(end.code, end.message, note)
             row = self._row(False, output, end.code, (*end.facts, f"failed:{end.code}"))
         row.billed, row.cost_usd = end.billed, cost
         self.is_over = True
         return Step(result=row, learned=answering.take_learned())
 
-    def _fail_by(self, failure: Failure, code: str | None, lane: LaneContext) -> Step:
+    def _fail_by(self, failure: Failure, code: str | None) -> Step:
         """The line ends by a failed call: with the provider's own response, or with a code of ours."""
         if code is not None or failure.status is None:
-            return self._fail_plainly(lane, code or "attempts_exhausted", failure.message, failure)
-        item, claim = self.item, self.held.claim
-        identifier = line_id(claim.batch_public_id, item.line)
-        plain = {"message": failure.message, "type": "invalid_request_error", "param": None, "code": failure.code}
+            return self._fail_plainly(code or "attempts_exhausted", failure.message, failure)
+        error = {"message": failure.message, "type": "invalid_request_error", "param": None, "code": failure.code}
         output = response_line(
-            identifier, item.custom_id, orjson.dumps(failure.body or {"error": plain}),
-            self._failure_note(lane, failure), request_id=failure.request_id or identifier,
-            status=failure.status, output_ascii=lane.output_ascii,
+            self._id, self.item.custom_id, orjson.dumps(failure.body or {"error": error}), self._failure_note(failure),
+            request_id=failure.request_id or self._id, status=failure.status, output_ascii=self._lane.output_ascii,
         )  # fmt: skip
-        shown = failure.code or failure.kind.value
-        return self._failed(output, shown, lane)
+        return self._failed(output, failure.code or failure.kind.value)
 
-    def _fail_plainly(self, lane: LaneContext, code: str, message: str, failure: Failure | None = None) -> Step:
-        item = self.item
-        identifier = line_id(self.held.claim.batch_public_id, item.line)
-        note = self._failure_note(lane, failure)
-        output = own_error_line(identifier, item.custom_id, code, message, note, output_ascii=lane.output_ascii)
-        return self._failed(output, code, lane)
+    def _fail_plainly(self, code: str, message: str, failure: Failure | None = None) -> Step:
+        return self._failed(self._own_error(code, message, self._failure_note(failure)), code)
 
-    def _failed(self, output: bytes, code: str, lane: LaneContext) -> Step:
+    def _failed(self, output: bytes, code: str) -> Step:
         row = self._row(False, output, code, (f"failed:{code}",))
-        if self._answering is not None:
-            row.billed = self._answering.billed
-            row.cost_usd = self._answering.cost_usd if row.billed.total_tokens else 0.0
+        row.cost_usd = 0.0
+        if self._answering is not None and self._answering.billed.total_tokens:
+            row.billed, row.cost_usd = self._answering.billed, self._answering.cost_usd
             if row.cost_usd is None:
-                row.cost_usd = _price_of(lane, row.billed)
-        else:
-            row.cost_usd = 0.0
+                row.cost_usd = self._price_of(row.billed)
         self.is_over = True
         return Step(result=row)
 
+    @property
+    def _id(self) -> str:
+        return line_id(self.held.claim.batch_public_id, self.item.line)
+
+    def _own_error(self, code: str, message: str, note: dict[str, Any]) -> bytes:
+        ascii_only = self._lane.output_ascii
+        return own_error_line(self._id, self.item.custom_id, code, message, note, output_ascii=ascii_only)
+
     def _row(self, ok: bool, output: bytes, code: str | None, facts: tuple[str, ...]) -> LineResult:
-        claim = self.held.claim
+        held, claim = self.held, self.held.claim
         return LineResult(
             claim.batch_id, self.item.line, self.item.custom_id, ok, output, code, facts=facts,
-            slice_id=claim.slice_id, epoch=claim.epoch, reserved_usd=self._reserved_usd,
+            slice_id=claim.slice_id, epoch=claim.epoch, reserved_usd=held.reserved_usd,
         )  # fmt: skip
 
-    def _describe(self, note: dict[str, Any]) -> dict[str, Any]:
-        """The answer's note with what only the executor knows."""
-        note["attempts"] = self._state.calls_failed + 1
-        if self._state.causes:
-            note["causes"] = dict(self._state.causes)
-        return note
-
-    def _failure_note(self, lane: LaneContext, failure: Failure | None) -> dict[str, Any]:
+    def _failure_note(self, failure: Failure | None) -> dict[str, Any]:
         note = self._answering.describe_failure() if self._answering is not None else {}
-        note |= {"provider": lane.provider.name, "model": lane.model, "attempts": self._state.calls_failed}
-        if self._state.causes:
-            note["causes"] = dict(self._state.causes)
+        note |= {"provider": self._lane.provider.name, "model": self._lane.model}
+        self._describe(note, calls=self._state.calls_failed)
         if failure is not None:
             note["latency_s"] = round(failure.latency_s, 4)
             if failure.request_id:
@@ -316,6 +301,18 @@ class LineRun:
             if failure.headers:
                 note["headers"] = dict(failure.headers)
         return note
+
+    def _describe(self, note: dict[str, Any], *, calls: int) -> dict[str, Any]:
+        """The note with what only the executor knows."""
+        note["attempts"] = calls
+        if self._state.causes:
+            note["causes"] = dict(self._state.causes)
+        return note
+
+    def _price_of(self, billed: Usage) -> float | None:
+        """None too where the provider told no usage: unknown, not free."""
+        price = self._lane.price
+        return price.of(billed) if price is not None and billed.total_tokens else None
 
 
 def _plan_options(claim: SliceClaim) -> PlanOptions:
@@ -330,12 +327,3 @@ def _plan_options(claim: SliceClaim) -> PlanOptions:
 
 
 _PLAIN_OPTIONS = PlanOptions()
-
-
-def _can_hop(claim: SliceClaim) -> bool:
-    return claim.hop + 1 < len(claim.route)
-
-
-def _price_of(lane: LaneContext, billed: Usage) -> float | None:
-    """None too where the provider told no usage: unknown, not free."""
-    return lane.price.of(billed) if lane.price is not None and billed.total_tokens else None

@@ -38,8 +38,6 @@ class Heartbeat:
         while True:
             try:
                 await self._beat(pump, engines())
-            except asyncio.CancelledError:
-                raise
             except Exception as error:  # the wall of one beat: the next comes in seconds
                 emit("storage_retry", work="heartbeat", error=type(error).__name__)
             await self._world.clock.sleep_async(BEAT_S)
@@ -47,7 +45,7 @@ class Heartbeat:
     def forget(self, pump: Pump) -> None:
         """The process ends in order: its last counts are told, its row goes."""
         for lane in pump.lanes.values():
-            lane.tally.tell(lane.parts.view.provider, lane.parts.view.model)
+            lane.tally.tell(lane.context.provider.name, lane.context.model)
         try:
             with self._world.db.write() as conn:
                 forget_worker(conn, self._name)
@@ -59,7 +57,7 @@ class Heartbeat:
         counters = {
             lane.id: found
             for lane in pump.lanes.values()
-            if (found := await lane.parts.pacer.counters(lane.parts.view)) is not None
+            if (found := await lane.parts.pace.source.read_counters()) is not None
         }
 
         def write() -> list[WorkerRow]:
@@ -79,20 +77,21 @@ class Heartbeat:
     def _facts(self, pump: Pump) -> dict[str, Any]:
         lanes = {}
         for lane in pump.lanes.values():
-            view = lane.parts.view
-            lanes[str(lane.id)] = {
-                **lane.parts.pacer.facts(view),
-                **lane.parts.breakers.facts(lane.id),
-                "window": lane.parts.window.size,
+            provider, model, parts = lane.context.provider.name, lane.context.model, lane.parts
+            facts = lanes[str(lane.id)] = {
+                **parts.pace.facts(),
+                "is_down": lane.circuit.is_down,
+                "retry_in_s": round(max(0.0, lane.circuit.try_at - self._world.clock.monotonic()), 1),
+                "window": parts.window.size,
                 "in_flight": lane.in_flight,
                 "unsent": lane.queue.unsent,
                 "rate": round(lane.rate, 2),
             }
-            input_error, output_error = lane.estimate_errors
-            emit("lane_load", provider=view.provider, model=view.model, in_flight=lane.in_flight,
-                 window=lane.parts.window.size, input_error=input_error, output_error=output_error)  # fmt: skip
-            lane.tally.tell(view.provider, view.model)
-            emit("limit_used", provider=view.provider, model=view.model, ratio=lanes[str(lane.id)]["aim"])
+            input_error, output_error = lane.estimates.errors
+            emit("lane_load", provider=provider, model=model, in_flight=lane.in_flight, window=parts.window.size,
+                 input_error=input_error, output_error=output_error)  # fmt: skip
+            lane.tally.tell(provider, model)
+            emit("limit_used", provider=provider, model=model, ratio=facts["aim"])
         hungry = [lane.id for lane in pump.lanes.values() if lane.is_dry and lane.queue.unsent == 0]
         unserved = sorted(pump.unserved - set(pump.lanes))
         return {"lanes": lanes, "hungry": [] if pump.is_stopping else hungry, "unserved": unserved}
@@ -104,6 +103,6 @@ def _share_tail(pump: Pump, lane: Lane) -> None:
         return
     left = lane.queue.unsent // 2
     for held in reversed(pump.leases.of_lane(lane.id)):
-        left -= lane.release_tail(held, min(left, lane.queue.unsent_of(held)))
+        left -= lane.release_tail(held, left)
         if left <= 0:
             return

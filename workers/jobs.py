@@ -10,7 +10,7 @@ import socket
 import threading
 from collections.abc import Callable
 
-from batch.clock import SYSTEM_CLOCK, Clock
+from batch.clock import SYSTEM_CLOCK
 from batch.operations.finalize import finalize_batch
 from batch.operations.ingest import ingest_batch
 from batch.operations.world import World, open_world
@@ -18,8 +18,7 @@ from batch.settings import RENEW_EVERY_S, Settings
 from batch.storage.sweeps import due_sweeps, ensure_sweeps, finish_sweep, take_if_due
 from batch.storage.workers import beat_worker, forget_worker
 from batch.telemetry import emit
-from workers.schedule import SWEEPS
-from workers.sweeps import run_sweep
+from workers.sweeps import SWEEPS, run_sweep
 
 TICK_S = 1.0
 AWAY_S = RENEW_EVERY_S  # without an answer of the database
@@ -29,10 +28,10 @@ BEAT_EVERY_TICKS = 10
 class Jobs:
     """One per process; its methods are called by Celery's threads and by its own timer."""
 
-    def __init__(self, settings: Settings, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        self.owner = f"{socket.gethostname()}-jobs-{clock.randbytes(6).hex()}"
-        self._world: World = open_world(settings, clock=clock)
-        self._clock = clock
+    def __init__(self, settings: Settings) -> None:
+        self.owner = f"{socket.gethostname()}-jobs-{SYSTEM_CLOCK.randbytes(6).hex()}"
+        self._world: World = open_world(settings)
+        self._clock = self._world.clock
         self._stopping = threading.Event()
         self._timer: threading.Thread | None = None
         self._running = 0
@@ -56,7 +55,7 @@ class Jobs:
         if name not in SWEEPS or self._stopping.is_set():
             return
         if now:
-            self._guarded(name, lambda: self._report(name, run_sweep(name, self._world, self.owner)))
+            self._guarded(name, lambda: emit("sweep_done", name=name, report=run_sweep(name, self._world, self.owner)))
         else:
             self._guarded(name, lambda: self._sweep_if_due(name))
 
@@ -105,7 +104,7 @@ class Jobs:
                 report = "waits for holders to renew"
             else:
                 report = run_sweep(name, self._world, self.owner)
-            self._report(name, report)
+            emit("sweep_done", name=name, report=report)
         finally:
             finish_sweep(self._world.db, name, every_s=SWEEPS[name], report=report)
 
@@ -117,9 +116,6 @@ class Jobs:
             self._patient_until = self._clock.monotonic() + RENEW_EVERY_S
         self._asking_since = None
         return is_taken
-
-    def _report(self, name: str, report: str) -> None:
-        emit("sweep_done", name=name, report=report)
 
     def _forget(self) -> None:
         with self._world.db.write() as conn:

@@ -2,30 +2,37 @@
 
 Owns: Lane — which line is next, how many calls are in flight, lines that wait for a retry, what happens
 to each step of a line. A runner is one coroutine that makes call after call; a waiting line has none.
-May not touch: the database. Results go to the recorder; everything else to the hooks (the pump).
+May not touch: the database. Results go to the recorder; everything else to the pump.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import TYPE_CHECKING
 
 from batch.completions.calls import Call
+from batch.domain.circuit import Circuit
 from batch.domain.outcome import Outcome, Success
 from batch.domain.progress import LineState
 from batch.domain.retry import Action, Decision, LaneFacts
 from batch.providers.adapter import budget_scope
+from batch.providers.learned import Evidence
 from batch.settings import GIVE_BACK_ABOVE_S
 from batch.storage.claims import OpenLine
 from batch.storage.lanes import LaneRow
 from batch.storage.leases import Release
 from workers.attempt import Attempt
+from workers.estimates import Estimates
 from workers.executor import LineRun, Step
-from workers.lane_parts import LaneParts
 from workers.leases import HeldSlice
 from workers.line_queue import LineQueue
-from workers.pacer import USED_UP, LanePaused
+from workers.pacer_lane import USED_UP
+from workers.pacer_source import LanePaused
 from workers.tally import Tally
+
+if TYPE_CHECKING:
+    from workers.lane_maker import LaneParts
 
 BIG_BODY_BYTES = 1_000_000  # parsed off the loop
 ASK_EVERY_LINES = 64        # between two looks whether to claim more
@@ -41,6 +48,9 @@ class Lane:
         self.learned = dict(row.learned)
         self.parts = parts
         self.context = parts.context
+        self.evidence = Evidence()
+        self.estimates = Estimates(row.learned)
+        self.circuit = Circuit()
         self.queue = LineQueue()
         self.finished = 0          # lines that ended here, for the rate
         self.tally = Tally()
@@ -54,7 +64,7 @@ class Lane:
         self._waiting: dict[tuple[LineRun, int], tuple[Call, asyncio.TimerHandle]] = {}
         self._runners: set[asyncio.Task[None]] = set()
         self._pacing: set[asyncio.Task[None]] = set()
-        self._attempt = Attempt(parts, self)
+        self._attempt = Attempt(self)
         self._calls: dict[asyncio.Task[None], LineRun] = self._attempt.calls
         self._admit_at = 0.0       # monotonic: the breaker's next look
         self._loop = asyncio.get_running_loop()
@@ -87,53 +97,39 @@ class Lane:
         return 1 if self.on_probation else self.parts.window.size
 
     def wake(self) -> None:
-        """A replica is back (engines.Lane): whoever waits for the circuit need not."""
+        """A replica is back: whoever waits for the circuit need not."""
         self._admit_at = 0.0
-        self.parts.breakers.hurry(self.id)
-        self.parts.hooks.ask_for_lines(self)
+        self.circuit.try_at = self._clock.monotonic()
+        self.parts.pump.ask_for_lines(self)
         self.fill()
 
     def note_load(self, running: float, waiting: float, cache_used: float | None, is_pressed: bool) -> None:
-        """What the engine says of itself (engines.Lane)."""
+        """What the engine says of itself."""
         self.parts.window.on_gauge(
             self._clock.monotonic(), running=running, waiting=waiting, cache_used=cache_used, is_pressed=is_pressed
         )
         self.fill()
 
     @property
-    def estimate_errors(self) -> tuple[float | None, float | None]:
-        return self._attempt.estimates.errors
-
-    @property
     def in_flight(self) -> int:
         return len(self._calls)
-
-    @property
-    def busy(self) -> int:
-        """Lines that are being worked on or wait for a retry."""
-        return len(self._runners) + len(self._urgent) + len(self._waiting)
 
     # lines out
 
     def withdraw(self, held: HeldSlice) -> None:
         """Stop sending this slice's lines: unsent and waiting ones are released, calls in flight land."""
-        for item in self.queue.take_out(held):
-            self._release(held, Release(item.line, item.progress, item.wait_s))
+        self.release_tail(held, len(held.claim.lines))
         for key, (call, timer) in list(self._waiting.items()):
-            line = key[0]
-            if line.held is held:
+            if key[0].held is held:
                 timer.cancel()
                 del self._waiting[key]
-                line.take_back(call)
-                self.apply(line, line.let_go())
-        kept: deque[tuple[LineRun, Call]] = deque()
-        for line, call in self._urgent:
+                self._give_up(key[0], call)
+        urgent, self._urgent = self._urgent, deque()
+        for line, call in urgent:
             if line.held is held:
-                line.take_back(call)
-                self.apply(line, line.let_go())
+                self._give_up(line, call)
             else:
-                kept.append((line, call))
-        self._urgent = kept
+                self._urgent.append((line, call))
         for task in list(self._pacing):
             task.cancel()
 
@@ -143,10 +139,6 @@ class Lane:
             if line.held is held:
                 task.cancel()
 
-    def release_unsent(self, held: HeldSlice, item: OpenLine) -> None:
-        """A line that was loaded but not taken up goes back as it came."""
-        self._release(held, Release(item.line, item.progress, item.wait_s))
-
     def measure_rate(self, seconds: float) -> None:
         """Once a second: smooth the lines that ended into a rate."""
         now = self.finished / seconds
@@ -154,7 +146,7 @@ class Lane:
         self.finished = 0
 
     def release_tail(self, held: HeldSlice, count: int) -> int:
-        """Let the last unsent lines of a slice go, for a worker that has none. Returns how many."""
+        """Let the last unsent lines of a slice go, as they came. Returns how many."""
         tail = self.queue.take_tail(held, count)
         for item in tail:
             self._release(held, Release(item.line, item.progress, item.wait_s))
@@ -165,7 +157,7 @@ class Lane:
         self.blocked_until = until
         wait_s = until - self._clock.now()
         if wait_s > GIVE_BACK_ABOVE_S / 3:
-            self.parts.hooks.note_pause(self, until)
+            self.parts.pump.withdraw_all(self)
         self._loop.call_later(min(max(0.0, wait_s), 3600.0), self.fill)
 
     def unblock(self) -> None:
@@ -207,13 +199,12 @@ class Lane:
             line, call = self._urgent.popleft()
             if line.held.may_send(now):
                 return line, call
-            line.take_back(call)
-            self.apply(line, line.let_go())
+            self._give_up(line, call)
         while (waiting := self.queue.next()) is not None:
             held, item = waiting
             if self.queue.unsent % ASK_EVERY_LINES == 0:
-                self.parts.hooks.ask_for_lines(self)
-            line = LineRun(held, item, held.reserved_usd)
+                self.parts.pump.ask_for_lines(self)
+            line = LineRun(held, item, self.context)
             if not held.may_send(now) or (held.ends_at is not None and now >= held.ends_at):
                 self.apply(line, line.let_go())
             elif item.wait_s > 0:
@@ -227,7 +218,7 @@ class Lane:
         return None
 
     def _is_paced_out(self) -> bool:
-        worth = self._attempt.waiting_worth
+        worth = self.parts.pace.waiting_worth
         return worth > 0 and len(self._pacing) >= worth
 
     def _wake(self, held: HeldSlice, item: OpenLine) -> None:
@@ -247,17 +238,17 @@ class Lane:
             if self.refused_scopes and (hold_s := self._scope_hold_s(raw)) > 0:
                 return self.apply(line, line.let_go(wait_s=hold_s))
             if len(raw) > BIG_BODY_BYTES:
-                step = await asyncio.to_thread(line.begin, self.context, raw)
+                step = await asyncio.to_thread(line.begin, raw)
             else:
-                step = line.begin(self.context, raw)
+                step = line.begin(raw)
         except Exception as error:  # the wall of one line: it is reported, the others go on
-            step = line.fail_unexpectedly(self.context, error)
+            step = line.fail_unexpectedly(error)
         return self.apply(line, step)
 
     async def _make(self, line: LineRun, call: Call) -> None:
         task = asyncio.current_task()
         assert task is not None
-        wait_s = self.parts.breakers.admit(self.id)
+        wait_s = self.circuit.admit(self._clock.monotonic())
         if wait_s > 0 and line.can_hop:
             line.take_back(call)
             self.apply(line, line.hop())
@@ -271,22 +262,22 @@ class Lane:
         try:
             permit = await self._attempt.permit(line, call)
         except LanePaused as pause:
-            self.parts.breakers.abandon(self.id)
+            self.circuit.abandon_probe()
             self._urgent.appendleft((line, call))
             if pause.code == USED_UP:  # nobody wrote it down yet
-                self.parts.news.pause(self, Decision(Action.PAUSE_LANE, LineState(), pause.reason,
-                                                     until=pause.until, code=pause.code))  # fmt: skip
+                used_up = Decision(Action.PAUSE_LANE, LineState(), pause.reason, until=pause.until, code=pause.code)
+                self.parts.pump.news.pause(self, used_up)
             self.block(pause.until)
             return
         except asyncio.CancelledError:
-            self.parts.breakers.abandon(self.id)
+            self.circuit.abandon_probe()
             self._hand_back(line, call)
             raise
         finally:
             self._pacing.discard(task)
         if not line.held.may_send(self._clock.monotonic()):
-            self.parts.pacer.done(permit, actual_tokens=0)
-            self.parts.breakers.abandon(self.id)
+            self.parts.pace.done(permit, actual_tokens=0)
+            self.circuit.abandon_probe()
             self._hand_back(line, call)
             return
         try:
@@ -301,12 +292,12 @@ class Lane:
             if line.lock is not None or line.needs_thread(outcome):
                 line.lock = line.lock or asyncio.Lock()
                 async with line.lock:  # a sibling's answer waits: a line is not safe for threads
-                    step = await asyncio.to_thread(line.settle, call, outcome, self.context, self.facts())
+                    step = await asyncio.to_thread(line.settle, call, outcome, self.facts())
             else:
                 facts = _NO_FACTS if isinstance(outcome, Success) else self.facts()
-                step = line.settle(call, outcome, self.context, facts)
+                step = line.settle(call, outcome, facts)
         except Exception as error:  # the wall of one line
-            step = line.fail_unexpectedly(self.context, error)
+            step = line.fail_unexpectedly(error)
         first = self.apply(line, step)
         if first is not None:
             self._urgent.appendleft((line, first))
@@ -317,8 +308,11 @@ class Lane:
             self._urgent.appendleft((line, call))
             self._loop.call_soon(self.fill)
         else:
-            line.take_back(call)
-            self.apply(line, line.let_go())
+            self._give_up(line, call)
+
+    def _give_up(self, line: LineRun, call: Call) -> None:
+        line.take_back(call)
+        self.apply(line, line.let_go())
 
     def _scope_hold_s(self, raw_body: bytes) -> float:
         """How long the budget that this line draws on is known to be used up; 0.0: it may go."""
@@ -330,16 +324,16 @@ class Lane:
         if self.refused_scopes:
             now = self._clock.now()
             scopes = frozenset(scope for scope, until in self.refused_scopes.items() if until > now)
-        return LaneFacts(self.succeeded_at, self.parts.breakers.is_down(self.id), scopes)
+        return LaneFacts(self.succeeded_at, self.circuit.is_down, scopes)
 
     # steps
 
     def apply(self, line: LineRun, step: Step) -> Call | None:
         """Do what a step says; the first of its calls comes back to be made at once."""
         if step.learned:
-            self.parts.news.note_learned(self, dict(step.learned))
+            self.parts.pump.news.note_support(self, step.learned)
         if step.pause is not None:
-            self.parts.news.pause(self, step.pause)
+            self.parts.pump.news.pause(self, step.pause)
         if step.scope is not None:
             self.refused_scopes[step.scope[0]] = step.scope[1]
         if step.result is not None:
@@ -373,7 +367,7 @@ class Lane:
     def _release(self, held: HeldSlice, release: Release) -> None:
         held.open.discard(release.line)
         held.released.append(release)
-        self.parts.hooks.give_back_soon(held)
+        self.parts.pump.give_back_soon(held)
 
     def _wait(self, line: LineRun, step: Step) -> None:
         """A retry's time: here without a runner and without a permit, or in the database when too many wait."""
@@ -389,7 +383,7 @@ class Lane:
             self._waiting[line, id(call)] = (call, timer)
 
     def _retry(self, line: LineRun, call: Call, spends: bool) -> None:
-        wait_s = self.parts.breakers.retry_wait(self.context.provider.name) if spends else 0.0
+        wait_s = self.parts.retries.take(self._clock.monotonic()) if spends else 0.0
         if wait_s > 0:  # the provider's retry budget is used up: ask again, not all at once
             timer = self._loop.call_later(wait_s + self._clock.uniform(0.0, 1.0), self._retry, line, call, True)
             self._waiting[line, id(call)] = (call, timer)

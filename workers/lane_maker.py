@@ -1,36 +1,62 @@
 """From a lane's row to a lane that runs: provider, card, limits, window, adapter.
 
-Owns: one adapter per provider, the process-wide parts that lanes share, and what is learned about a
-lane's card and limits. Lanes whose provider is not configured here are left to other workers.
-May not touch: the database; the pump saves what is learned.
+Owns: LaneMaker — one adapter per provider, and the parts that lanes of this process share. Lanes whose
+provider is not configured here are left to other workers.
+May not touch: the database; what a lane learns is written by lane_news.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batch.completions.schema import SchemaCache
+from batch.domain.circuit import RetryBudget
 from batch.domain.line import read_body
 from batch.operations.world import World
 from batch.providers.adapter import Adapter, make_adapter
-from batch.providers.headers import parse_rate_headers
-from batch.providers.learned import Evidence, learn_support
 from batch.storage.claims import OpenLine
 from batch.storage.lanes import LaneRow
-from workers.breaker import Breakers
 from workers.concurrency import Window
 from workers.engine_process import ManagedEngine
 from workers.engines import Engine
 from workers.executor import LaneContext
 from workers.lane import Lane
-from workers.lane_parts import Hooks, LaneParts, Load, News
 from workers.leases import HeldSlice
-from workers.pacer import LaneView, Pacer
+from workers.pacer import Pacer
+from workers.pacer_lane import PacedLane
 from workers.recorder import Recorder
 
+if TYPE_CHECKING:
+    from workers.pump import Pump
+
 RATED_START = 64  # calls in flight to begin with where a known rate does the limiting
+
+
+@dataclass(slots=True)
+class Load:
+    """Calls in flight in this process, against settings.max_in_flight."""
+
+    limit: int
+    in_flight: int = 0
+
+
+@dataclass(slots=True)
+class LaneParts:
+    """What a lane is built from, and whom it talks to."""
+
+    context: LaneContext
+    pace: PacedLane
+    window: Window
+    adapter: Adapter
+    retries: RetryBudget  # of the provider
+    recorder: Recorder
+    load: Load
+    pump: Pump
+    read_body: Callable[[HeldSlice, OpenLine], bytes]
+    engine: Engine | None  # the replicas of a self-hosted one
 
 
 class LaneMaker:
@@ -41,16 +67,16 @@ class LaneMaker:
         self._pacer = pacer
         self._recorder = recorder
         self._adapters: dict[str, Adapter] = {}
-        self._breakers = Breakers(world.clock)
+        self._retries: dict[str, RetryBudget] = {}
         self._schemas = SchemaCache()
-        self._evidence: dict[int, Evidence] = {}
         self.load = Load(world.settings.max_in_flight)
         self.engines: dict[str, Engine] = {}
         self._managed: list[ManagedEngine] = []
 
-    def make(self, row: LaneRow, hooks: Hooks, news: News) -> Lane | None:
+    def make(self, row: LaneRow, pump: Pump) -> Lane | None:
         """None when this process does not know the lane's provider."""
-        provider = self._world.catalog.providers.get(row.provider)
+        world, name = self._world, row.provider
+        provider = world.catalog.providers.get(name)
         if provider is None or provider.key_id != row.key_id:
             return None
         limits = provider.limits(row.model, row.learned)
@@ -59,19 +85,20 @@ class LaneMaker:
             start = max(1, limits.start_concurrency // self._pacer.live_workers())
         maximum = min(limits.concurrency or self.load.limit, self.load.limit)
         context = LaneContext(
-            provider, row.model, provider.card(row.model, row.learned), provider.price(row.model),
-            self._world.clock, self._schemas, self._world.settings.output_ascii,
+            provider, row.model, provider.card(row.model, row.learned), provider.price(row.model), world.clock,
+            self._schemas, world.settings.output_ascii,
         )  # fmt: skip
-        found = row.learned.get("found")
-        view = LaneView(row.id, row.provider, row.key_id, row.model, limits, counters=row.counters, found=found)
+        adapter, engine = self._adapter(name), self.engine(name)
+        pace = self._pacer.lane(
+            name, row.key_id, row.model, limits, counters=row.counters, found=row.learned.get("found")
+        )
         parts = LaneParts(
-            context, view, Window(start=min(start, maximum), maximum=maximum), self._adapter(row.provider),
-            self._pacer, self._breakers, self._recorder, self.load, hooks, news, self._read_body,
-            self.engine(row.provider),
+            context, pace, Window(start=min(start, maximum), maximum=maximum), adapter,
+            self._retries.setdefault(name, RetryBudget()), self._recorder, self.load, pump, self._read_body, engine,
         )  # fmt: skip
         lane = Lane(row, parts)
-        if parts.engine is not None:
-            parts.engine.attach(lane)
+        if engine is not None:
+            engine.attach(lane)
         return lane
 
     def engine(self, name: str) -> Engine | None:
@@ -100,25 +127,6 @@ class LaneMaker:
         return {
             name: {"command": engine.started_by, "replicas": engine.facts()} for name, engine in self.engines.items()
         }
-
-    def learn_support(self, lane: Lane, support: dict[str, str]) -> dict[str, Any] | None:
-        """Take over what answers showed; the patch for lanes.learned when it is new."""
-        settled = self._evidence.setdefault(lane.id, Evidence()).weigh(support)
-        patch = learn_support(lane.learned, lane.context.card, settled)
-        if patch:
-            lane.learned = {**lane.learned, **patch}
-            lane.context.card = lane.context.provider.card(lane.context.model, lane.learned)
-        return patch or None
-
-    def learn_rates(self, lane: Lane, headers: dict[str, str]) -> dict[str, Any] | None:
-        """Tell the pacer what headers say; the patch for lanes.learned when a limit changed."""
-        rules = lane.context.provider.preset.rate_headers
-        reading = parse_rate_headers(headers, rules, self._world.clock.now())
-        learned = self._pacer.learn(lane.parts.view, reading)
-        if not learned:
-            return None
-        lane.learned = {**lane.learned, "limits": {**(lane.learned.get("limits") or {}), **learned}}
-        return {"limits": lane.learned["limits"]}
 
     async def close(self) -> None:
         for managed in self._managed:

@@ -65,18 +65,8 @@ class LineQueue:
             if contender.leased <= 0 and batch_id not in self._batches:
                 del self._contenders[batch_id]
 
-    def take_out(self, held: HeldSlice) -> list[OpenLine]:
-        """All unsent lines of a slice, removed."""
-        return self._remove(held, len(held.claim.lines))
-
     def take_tail(self, held: HeldSlice, count: int) -> list[OpenLine]:
         """The last `count` unsent lines of a slice, removed."""
-        return self._remove(held, count)
-
-    def unsent_of(self, held: HeldSlice) -> int:
-        return sum(1 for owner, _item in self._batches.get(held.claim.batch_id, ()) if owner is held)
-
-    def _remove(self, held: HeldSlice, count: int) -> list[OpenLine]:
         queue = self._batches.get(held.claim.batch_id)
         if queue is None or count <= 0:
             return []

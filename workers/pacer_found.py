@@ -7,41 +7,26 @@ away it makes the steps by itself. Used by workers/pacer_lane.py only. May not t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
-
-from batch.clock import Clock
 from batch.domain.found_limit import Found, Seen, grace_s, step
 from batch.domain.outcome import Failure, FailureKind, Success
-from workers.pacer_share import LOCAL_SHARE
+from workers.pacer_source import SlotSource
 
 STEP_EVERY_S = 1.0
 HURRY_S = 0.15  # between two tellings of refusals
 _CROWDED = frozenset({FailureKind.RATE_CONCURRENCY, FailureKind.OVERLOADED, FailureKind.UNAVAILABLE})
-_REFUSED = _CROWDED | {FailureKind.RATE_LIMIT, FailureKind.RATE_DYNAMIC}
-
-
-class Board(Protocol):
-    """Where workers meet. Both answer None while Redis is away."""
-
-    async def tell(self, seen: Seen) -> tuple[float, Seen, Found] | None:
-        """Add what was seen; now, what is not yet taken into account, and the state."""
-        ...
-
-    async def adopt(self, before: Found, after: Found, used: Seen) -> bool | None:
-        """Replace the state, unless somebody else has; `used` is taken into account with it."""
-        ...
+REFUSALS = _CROWDED | {FailureKind.RATE_LIMIT, FailureKind.RATE_DYNAMIC}
 
 
 class Finder:
-    """`found` is what holds here and now. Times are monotonic, but for those of the shared state."""
+    """`found` is what holds here and now, `key` the bucket that it limits. Times are monotonic, but for those of
+    the shared state."""
 
-    def __init__(self, board: Board, clock: Clock, live_workers: Callable[[], int]) -> None:
-        self.found = Found()
+    def __init__(self, source: SlotSource, found: Found) -> None:
+        self.found = found
+        self.key = ""
         self.may_be_rate = True
-        self._board = board
-        self._clock = clock
-        self._live_workers = live_workers
+        self._source = source
+        self._clock = clock = source.clock
         self._told_at, self._is_telling = clock.monotonic(), False
         self._changed_at = self._told_at
         self.in_flight = 0
@@ -65,7 +50,7 @@ class Finder:
         now = self._clock.monotonic()
         self._integrate(now)
         self.in_flight -= 1
-        kinds = _REFUSED if self.may_be_rate else _CROWDED
+        kinds = REFUSALS if self.may_be_rate else _CROWDED
         if not isinstance(outcome, Failure) or outcome.kind not in kinds:
             return False
         self._busy_s -= now - started
@@ -93,32 +78,31 @@ class Finder:
 
     async def tell(self, is_pressing: bool) -> bool:
         """Tell what was seen here, learn what all have found; True when the limit is another now."""
-        now = self._clock.monotonic()
+        now, before = self._clock.monotonic(), self.found
         self._integrate(now)
         self._told_at, self._is_telling = now, True
-        cut_at = self.found.cut_at
-        try:
-            return await self._tell(is_pressing)
-        finally:
-            self._is_telling = False
-            if self.found.cut_at != cut_at:
-                self._fresh_from = self._clock.monotonic() + grace_s(self.found)
-
-    async def _tell(self, is_pressing: bool) -> bool:
-        pressing = float(is_pressing or (not self.found.kind and self._started > 0))
+        pressing = float(is_pressing or (not before.kind and self._started > 0))
         seen = Seen(self._started, self._refused, self._crowded, self._busy_s, pressing, self._asked_s)
         self._clear()
-        before = self.found
-        told = await self._board.tell(seen)
+        try:
+            await self._meet(seen)
+        finally:
+            self._is_telling = False
+            if self.found.cut_at != before.cut_at:
+                self._fresh_from = self._clock.monotonic() + grace_s(self.found)
+        return self.found.value != before.value
+
+    async def _meet(self, seen: Seen) -> None:
+        source, before = self._source, self.found
+        told = await source.ask(source.steps.tell, self.key, seen)
         if told is None:
-            share = LOCAL_SHARE / max(1, self._live_workers())
+            share = source.local_share
             self.found = step(before, seen, self._clock.now(), may_be_rate=self.may_be_rate, share=share)
-            return self.found.value != before.value
+            return
         at, total, shared = told
         is_lost = not shared.at and bool(before.kind)
         self.found = before if is_lost else shared
         if total.refused or at - shared.at >= STEP_EVERY_S:
             after = step(self.found, total, at, may_be_rate=self.may_be_rate)
-            if await self._board.adopt(shared, after, total):
+            if await source.ask(source.steps.adopt, self.key, shared, after, total):
                 self.found = after
-        return self.found.value != before.value

@@ -283,12 +283,12 @@ redis.call('PEXPIRE', KEYS[1], ARGV[8])
 return 1
 """
 
-# Long windows after a loss of Redis: ARGV json {now_ms, {dim: [window µs, {part start ms: amount}]}}
+# Long windows after a loss of Redis, each once: ARGV json {w: [[dim, window µs, [[part start ms, amount]]]], ttl: ms}
 SEED = _PRELUDE + _WINDOW + """
 local arg = cjson.decode(ARGV[1])
 for _, row in ipairs(arg.w) do
   local d = {row[1], 0, 0, 0, row[2], 0}
-  if redis.call('HEXISTS', KEYS[1], 'seeded:' .. row[1]) == 0 then
+  if redis.call('HSETNX', KEYS[1], 'seeded:' .. row[1], '1') == 1 then
     local w = window(KEYS[1], d)
     for _, part in ipairs(row[3]) do
       local index = math.floor(part[1] * 1000 / w.width)
@@ -298,15 +298,14 @@ for _, row in ipairs(arg.w) do
         if index < w.oldest then w.oldest = index end
       end
     end
-    redis.call('HSET', KEYS[1], 'w:' .. row[1], tostring(w.sum), 'o:' .. row[1], whole(w.oldest))
-    redis.call('HSET', KEYS[1], 'seeded:' .. row[1], '1')
+    keep_window(KEYS[1], d, w)
   end
 end
 redis.call('PEXPIRE', KEYS[1], arg.ttl)
 return 1
 """
 
-# What was sent while Redis was away: ARGV json {w: [[dim, window µs, amount]]}
+# What was sent while Redis was away: ARGV json {w: [[dim, window µs, amount]], ttl: ms}
 COUNT = _PRELUDE + _WINDOW + """
 local arg = cjson.decode(ARGV[1])
 for _, row in ipairs(arg.w) do

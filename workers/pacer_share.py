@@ -8,31 +8,24 @@ workers/pacer_lane.py only. May not touch: waiters, slots.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Callable
 
-from batch.clock import Clock
 from batch.settings import SHARE_EXPIRES_S
+from workers.pacer_source import SlotSource
 
-LOCAL_SHARE = 0.5  # of each limit, divided by the live workers, while Redis is away
 LOCAL_S = 1.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 
 
 class Share:
-    """`ask` is one Redis step: (cap, in use, wanted) → calls below which another may start; None: Redis is away."""
+    """Of `cap` calls in flight, which all workers of the bucket `key` hold together."""
 
-    def __init__(
-        self,
-        cap: int,
-        *,
-        ask: Callable[[int, int, int], Awaitable[int | None]],
-        clock: Clock,
-        live_workers: Callable[[], int],
-    ) -> None:
+    def __init__(self, cap: int, key: str, source: SlotSource) -> None:
         self.cap = cap
-        self._ask = ask
-        self._clock = clock
-        self._live_workers = live_workers
+        self.key = key
+        self._source = source
+        self._clock = source.clock
         self._target = 0
         self._until = 0.0
         self._pause_s = FIRST_PAUSE_S
@@ -73,22 +66,16 @@ class Share:
         return max(0, self.target - in_use())
 
     async def renew(self, in_use: int, want: int) -> None:
-        asked_at = self._clock.monotonic()
-        got = await self._ask(self.cap, in_use, want)
+        asked_at, source = self._clock.monotonic(), self._source
+        got = await source.ask(source.steps.share, self.key, source.worker, cap=self.cap, in_use=in_use, want=want)
         if got is not None:
             self._target, self._until = got, asked_at + SHARE_EXPIRES_S * 2 / 3
         elif asked_at >= self._until:
-            self._target = max(1, int(self.cap * LOCAL_SHARE / max(1, self._live_workers())))
+            self._target = max(1, int(self.cap * source.local_share))
             self._until = asked_at + LOCAL_S
 
     async def _wait_for_room(self, at_most_s: float) -> None:
         self._freed.clear()
-        waits = {
-            asyncio.ensure_future(self._freed.wait()),
-            asyncio.ensure_future(self._clock.sleep_async(max(0.001, at_most_s))),
-        }
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.001, at_most_s)):
+                await self._freed.wait()

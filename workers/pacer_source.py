@@ -1,7 +1,7 @@
 """Where one lane's slots come from: Redis, many at a time, or a safe local share while Redis is away.
 
-Owns: SlotSource — leasing and returning slots, settling tokens, re-seeding and saving the counters of
-long windows, noticing that Redis went and came back. Used by workers/pacer_lane.py only.
+Owns: SlotSource — the meters in force, leasing and returning slots, settling tokens, re-seeding and saving
+the counters of long windows, noticing that Redis went and came back. Used by workers/pacer_*.py only.
 May not touch: waiters, Lua (pacer_steps.py), the database.
 """
 
@@ -15,18 +15,18 @@ from typing import Any, NamedTuple, TypeVar
 from redis.exceptions import RedisError
 
 from batch.clock import Clock
-from batch.domain.found_limit import Found, Seen
 from batch.domain.gcra import Cost, Grant, Meter
 from batch.domain.limits import Dimension
 from batch.telemetry import emit
-from workers.pacer_share import LOCAL_SHARE
 from workers.pacer_steps import Bucket, Steps
 
 T = TypeVar("T")
 
+LOCAL_SHARE = 0.5      # of each limit, divided by the live workers, while Redis is away
 RETURN_AHEAD_S = 0.05  # an unused slot nearer than this is burnt
 AWAY_S = 1.0           # between two looks whether Redis is back
 LOWER_EVERY_S = 1.0
+SLOTS_AHEAD = 20       # of a look-ahead
 _AWAY = (RedisError, OSError, TimeoutError)
 
 
@@ -47,59 +47,108 @@ class LanePaused(Exception):
 
 
 class SlotSource:
-    """`names`: the bucket keys as `lanes.counters` calls them, "model" and "key"."""
+    """`name` is the lane's bucket in Redis; set_meters() says which buckets are in force."""
 
     def __init__(
-        self, name: str, steps: Steps | None, worker: str, clock: Clock, live_workers: Callable[[], int]
+        self, name: str, steps: Steps, worker: str, clock: Clock, live_workers: Callable[[], int]
     ) -> None:
-        self._name = name
-        self._steps = steps
-        self._worker = worker
-        self._clock = clock
-        self._live_workers = live_workers
+        self.name = name
+        self.steps = steps
+        self.worker = worker
+        self.clock = clock
         self.use = 1.0
-        self.found_at = name  # the bucket beside which a limit is looked for
+        self.dims: tuple[Dimension, ...] = ()
+        self._live_workers = live_workers
         self._buckets: Sequence[Bucket] = ()
-        self._dims: tuple[Dimension, ...] = ()
-        self._names: Mapping[str, str] = {}
+        self._scope = ""
         self._counters: Mapping[str, Any] = {}
         self._owed = Cost()
         self._away_until: float | None = None
         self._meter, self._last_at_us = Meter(), 0
         self._sent_locally: dict[str, float] = {}
         self._lowered_at = 0.0
+        self._spent: dict[str, float] = {}
+        self._measured_at = clock.monotonic()
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def set_buckets(
-        self, buckets: Sequence[Bucket], names: Mapping[str, str], counters: Mapping[str, Any]
-    ) -> None:
-        """Meter these from now on. Arrival times in Redis stay: they are times, not counts."""
-        self._buckets, self._names, self._counters = buckets, names, counters
-        self._dims = tuple(dim for bucket in buckets for dim in bucket.dims)
-        self.use = min((bucket.use for bucket in buckets), default=1.0)
+    # meters
+
+    def set_meters(self, buckets: Sequence[Bucket], scope: str, counters: Mapping[str, Any]) -> None:
+        """Meter these from now on: the first bucket's dimensions; of another only a pause is seen. `scope` names the
+        first one's place in `lanes.counters`. Arrival times in Redis stay: they are times, not counts."""
+        self._buckets, self._scope, self._counters = buckets, scope, counters
+        self.dims = buckets[0].dims if buckets else ()
+        self.use = buckets[0].use if buckets else 1.0
+
+    @property
+    def rate(self) -> float | None:
+        """Calls per second that the tightest request rate allows; None when only tokens are limited."""
+        return min((dim.rate for dim in self.dims if dim.unit == "request"), default=None)
+
+    @property
+    def ahead_s(self) -> float:
+        """Look-ahead: about 20 slots, within 1 to 4 seconds."""
+        return min(4.0, max(1.0, SLOTS_AHEAD / (self.rate or 10.0)))
+
+    @property
+    def used_up(self) -> str:
+        """The long windows, as the reason of a long wait."""
+        windows = [f"{dim.cap:,.0f} {'requests' if dim.unit == 'request' else 'tokens'} "
+                   f"{'an hour' if dim.window_s == 3600 else 'a day'}" for dim in self.dims if dim.window_s]
+        return f"the limit of {' and '.join(windows)} is used up" if windows else "its limit is used up"
+
+    def spend(self, cost: Cost) -> None:
+        """A slot was used."""
+        for dim in self.dims:
+            self._spent[dim.name] = self._spent.get(dim.name, 0.0) + cost.of(dim.unit)
+
+    def measure_use(self) -> dict[str, float]:
+        """By dimension, the share of each rate that this process has used since it was last asked."""
+        seconds = max(1.0, self.clock.monotonic() - self._measured_at)
+        spent, self._spent, self._measured_at = self._spent, {}, self.clock.monotonic()
+        return {dim.name: round(spent.get(dim.name, 0.0) / seconds / dim.rate, 4) for dim in self.dims}
+
+    # Redis, there or away
 
     @property
     def is_alone(self) -> bool:
         """True while this process paces at its local share."""
         return self._away_until is not None
 
-    async def lease(self, costs: list[Cost], ahead_s: float) -> Grant:
+    @property
+    def local_share(self) -> float:
+        """Of each limit, while Redis is away."""
+        return LOCAL_SHARE / self._live_workers()
+
+    async def ask(self, step: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T | None:
+        """One of `steps` that may be lost: None while Redis is away, which is no error here."""
+        if not self._may_ask():
+            return None
+        try:
+            answer = await step(*args, **kwargs)
+        except _AWAY as error:
+            self._go_alone(error)
+            return None
+        if not self.dims:
+            self._away_until = None  # no lease will notice that Redis is back
+        return answer
+
+    async def lease(self, costs: list[Cost]) -> Grant:
         """Slots for the first of `costs`. Raises LanePaused where somebody paused the bucket."""
-        if self._steps is None or not self._may_ask():
-            return self._lease_locally(costs, ahead_s)
+        if not self._may_ask():
+            return self._lease_locally(costs)
         owed, self._owed = self._owed, Cost()
         try:
             if self._away_until is not None:
-                await self._come_back(self._steps)
-            lease = await self._steps.lease(
-                self._buckets, costs, ahead_s=ahead_s, settled=owed if any(owed) else None
-            )
-            if lease.fresh and self._counters:
-                await self._seed(self._steps)
+                await self._come_back()
+            settled = owed if any(owed) else None
+            lease = await self.steps.lease(self._buckets, costs, ahead_s=self.ahead_s, settled=settled)
+            if lease.fresh:
+                await self._seed()
         except _AWAY as error:
             self.settle(owed)
             self._go_alone(error)
-            return self._lease_locally(costs, ahead_s)
+            return self._lease_locally(costs)
         if lease.paused is not None:
             self.settle(owed)
             raise LanePaused(*lease.paused)
@@ -109,134 +158,85 @@ class SlotSource:
     async def give_back(self, slots: list[float], costs: list[Cost], unused: int) -> None:
         """Return the tail of the last lease, while its slots are far enough ahead."""
         first = len(slots) - unused
-        if not self._last_at_us or self._steps is None or slots[first] < RETURN_AHEAD_S:
+        if not self._last_at_us or slots[first] < RETURN_AHEAD_S:
             return
         at = self._last_at_us
         before = at + int(slots[first - 1] * 1e6 + 0.5) if first else at
         last = at + int(slots[-1] * 1e6 + 0.5)
-        await self.attempt(
-            self._steps.give_back(self._buckets, costs[first : len(slots)], last_us=last, before_us=before)
-        )
+        returned = costs[first : len(slots)]
+        await self.ask(self.steps.give_back, self._buckets, returned, last_us=last, before_us=before)
 
     def settle(self, difference: Cost) -> None:
         """Tokens really used, less those reserved: carried by the next lease, or by flush()."""
         self._owed = Cost(self._owed.tokens + difference.tokens, self._owed.output + difference.output)
 
     async def flush(self) -> None:
-        if any(self._owed) and self._buckets and self._steps is not None and self._may_ask():
+        if any(self._owed) and self.dims and self._may_ask():
             owed, self._owed = self._owed, Cost()
-            await self.attempt(self._steps.lease(self._buckets, [], ahead_s=0.0, settled=owed))
+            await self.ask(self.steps.lease, self._buckets, [], ahead_s=0.0, settled=owed)
 
     def note_refusal(self, hold_s: float) -> None:
         """Count a 429 in Redis, in the background; with `hold_s`, for all workers."""
-        if self._buckets and self._steps is not None and self._may_ask():
-            metered = [bucket for bucket in self._buckets if bucket.dims]
-            self._background(self.attempt(self._steps.refused(metered, hold_s)))
+        if self.dims:
+            self._background(self.ask(self.steps.refused, self._buckets[:1], hold_s))
 
     def lower(self, remaining: Mapping[str, float]) -> None:
         """Headers say what remains: believed where it is less than the look-ahead would spend."""
-        now = self._clock.monotonic()
-        if self._steps is None or now - self._lowered_at < LOWER_EVERY_S or not self._may_ask():
+        now = self.clock.monotonic()
+        if now - self._lowered_at < LOWER_EVERY_S:
             return
-        for bucket in self._buckets:
-            believed = {
-                dim.name: remaining[field]
-                for dim in bucket.dims
-                if (field := _FIELD_OF[dim.name]) in remaining
-                and (dim.window_s or remaining[field] < max(1.0, dim.rate * dim.tolerance_s))
-            }
-            if believed:
-                self._lowered_at = now
-                self._background(self.attempt(self._steps.lower(bucket, believed, self.use)))
-
-    async def ask_share(self, key: str, cap: int, in_use: int, want: int) -> int | None:
-        """This worker's part of a concurrency limit; None while Redis is away."""
-        if self._steps is None or not self._may_ask():
-            return None
-        got = await self.attempt(self._steps.share(key, self._worker, cap=cap, in_use=in_use, want=want))
-        if got is not None and not self._dims:
-            self._away_until = None  # no lease will notice that Redis is back
-        return got
-
-    async def tell(self, seen: Seen) -> tuple[float, Seen, Found] | None:
-        """Add to what all workers of the lane saw; None while Redis is away."""
-        if self._steps is None or not self._may_ask():
-            return None
-        told = await self.attempt(self._steps.tell(self.found_at, seen))
-        if told is not None and not self._dims:
-            self._away_until = None  # no lease will notice that Redis is back
-        return told
-
-    async def adopt(self, before: Found, after: Found, used: Seen) -> bool | None:
-        return await self.attempt(self._steps.adopt(self.found_at, before, after, used)) if self._steps else None
-
-    async def claim_probe(self, seconds: float) -> bool:
-        """Whether this worker tries the lane after a pause; each does while Redis is away."""
-        if self._steps is None or not self._may_ask():
-            return True
-        return await self.attempt(self._steps.claim_probe(self._name, self._worker, seconds)) is not False
-
-    async def copy_pause(self, key: str, seconds: float, code: str, reason: str) -> None:
-        if self._steps is not None:
-            await self.attempt(self._steps.pause(key, seconds, code, reason))
-
-    async def lift_pause(self, key: str) -> None:
-        if self._steps is not None:
-            await self.attempt(self._steps.resume(key))
+        believed = {
+            dim.name: remaining[field]
+            for dim in self.dims
+            if (field := _FIELD_OF[dim.name]) in remaining
+            and (dim.window_s or remaining[field] < max(1.0, dim.rate * dim.tolerance_s))
+        }
+        if believed:
+            self._lowered_at = now
+            self._background(self.ask(self.steps.lower, self._buckets[0], believed, self.use))
 
     async def read_counters(self) -> dict[str, Any] | None:
-        """Hour and day counters by bucket name; None while Redis is away."""
-        if self._steps is None or not self._may_ask():
+        """Hour and day counters for `lanes.counters`; None when there are none or Redis is away."""
+        if not any(dim.window_s for dim in self.dims):
             return None
-        try:
-            found = {self._names[b.key]: await self._steps.read_windows(b) for b in self._buckets if b.dims}
-        except _AWAY:
+        windows = await self.ask(self.steps.read_windows, self._buckets[0])
+        if windows is None:
             return None
-        self._counters = {**self._counters, **found}
-        return found
-
-    async def attempt(self, step: Awaitable[T]) -> T | None:
-        """A step that may be lost: Redis away is no error here."""
-        try:
-            return await step
-        except _AWAY as error:
-            self._go_alone(error)
-            return None
+        self._counters = {**self._counters, self._scope: windows}
+        return {self._scope: windows}
 
     def _may_ask(self) -> bool:
-        return self._away_until is None or self._clock.monotonic() >= self._away_until
+        return self._away_until is None or self.clock.monotonic() >= self._away_until
 
     def _go_alone(self, error: Exception) -> None:
         if self._away_until is None:
-            emit("pacing_alone", lane=self._name, error=f"{type(error).__name__}: {error}"[:200])
-        self._away_until = self._clock.monotonic() + AWAY_S
+            emit("pacing_alone", lane=self.name, error=f"{type(error).__name__}: {error}"[:200])
+        self._away_until = self.clock.monotonic() + AWAY_S
 
-    def _lease_locally(self, costs: list[Cost], ahead_s: float) -> Grant:
-        share = LOCAL_SHARE / max(1, self._live_workers())
-        dims = [replace(dim, cap=dim.cap * share, tolerance_s=0.0) for dim in self._dims]
+    def _lease_locally(self, costs: list[Cost]) -> Grant:
+        share = self.local_share
+        dims = [replace(dim, cap=dim.cap * share, tolerance_s=0.0) for dim in self.dims]
         self._last_at_us = 0
-        grant = self._meter.lease(self._clock.monotonic(), costs, dims, use=share, ahead_s=ahead_s)
-        for dim in self._dims:
+        grant = self._meter.lease(self.clock.monotonic(), costs, dims, use=share, ahead_s=self.ahead_s)
+        for dim in self.dims:
             if dim.window_s:
                 used = sum(cost.of(dim.unit) for cost in costs[: len(grant.slots)])
                 self._sent_locally[dim.name] = self._sent_locally.get(dim.name, 0.0) + used
         return grant
 
-    async def _come_back(self, steps: Steps) -> None:
+    async def _come_back(self) -> None:
         """Redis answers again: its long windows learn what was sent without it."""
-        await self._seed(steps)
-        for bucket in self._buckets:
-            await steps.count(bucket, self._sent_locally)
-        emit("pacing_shared", lane=self._name)
+        await self._seed()
+        await self.steps.count(self._buckets[0], self._sent_locally)
+        emit("pacing_shared", lane=self.name)
         self._sent_locally = {}
         self._meter = Meter()
         self._away_until = None
 
-    async def _seed(self, steps: Steps) -> None:
-        for bucket in self._buckets:
-            seeds = self._counters.get(self._names[bucket.key])
-            if isinstance(seeds, dict):
-                await steps.seed(bucket, seeds)
+    async def _seed(self) -> None:
+        seeds = self._counters.get(self._scope)
+        if isinstance(seeds, dict):
+            await self.steps.seed(self._buckets[0], seeds)
 
     def _background(self, work: Awaitable[Any]) -> None:
         task = asyncio.ensure_future(work)

@@ -10,7 +10,7 @@ May not touch: waiting, lines, the database. Raises redis.RedisError or OSError 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from batch.domain.limits import Dimension
 from batch.settings import SHARE_EXPIRES_S
 from workers import pacer_scripts as scripts
 
-TTL_S = 2 * 86_400  # longer than the longest window
+TTL_MS = 2 * 86_400_000  # longer than the longest window
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,12 @@ class Lease:
 
 _UNIT = {"request": 0, "tokens": 1, "input": 2, "output": 3}
 
+
 class Steps:
     """The scripts, loaded once. `calls` counts round trips, for the benchmark and the metrics."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._ttl_ms = TTL_S * 1000
         self.calls = 0
         self._lease = redis.register_script(scripts.LEASE)
         self._return = redis.register_script(scripts.RETURN)
@@ -87,11 +87,10 @@ class Steps:
             "b": [b.to_wire() for b in buckets],
             "c": [tuple(c) for c in costs],
             "a": ahead_s * 1e6,
-            "ttl": self._ttl_ms,
         }
         if settled is not None:
             argument["s"] = tuple(settled)
-        answer = await self._run(self._lease, [bucket.key for bucket in buckets], argument)
+        answer = await self._meter(self._lease, buckets, argument)
         if int(answer[0]) < 0:
             until, code, reason = (_text(part) for part in answer[1:4])
             return Lease([], 0.0, 0, 1.0, False, (float(until) / 1e6, code, reason))
@@ -107,14 +106,12 @@ class Steps:
             "c": [tuple(c) for c in costs],
             "last": str(last_us),
             "before": str(before_us),
-            "ttl": self._ttl_ms,
         }
-        return bool(await self._run(self._return, [bucket.key for bucket in buckets], argument))
+        return bool(await self._meter(self._return, buckets, argument))
 
     async def refused(self, buckets: Sequence[Bucket], hold_s: float = 0.0) -> None:
         """Count a 429; with `hold_s`, give no slot to anyone for so long."""
-        self.calls += 1
-        await self._refused(keys=[b.key for b in buckets], args=[int(hold_s * 1e6), self._ttl_ms])
+        await self._run(self._refused, [b.key for b in buckets], int(hold_s * 1e6), TTL_MS)
 
     async def lower(self, bucket: Bucket, remaining: Mapping[str, float], use: float) -> None:
         """Believe headers that less remains (units by dimension name) than was thought; never more."""
@@ -124,22 +121,19 @@ class Steps:
             if d.name in remaining
         ]
         if rows:
-            await self._run(self._lower, [bucket.key], {"d": rows, "ttl": self._ttl_ms})
+            await self._meter(self._lower, [bucket], {"d": rows})
 
     async def share(self, key: str, worker: str, *, cap: int, in_use: int, want: int) -> int:
         """Below how many calls in flight this worker may start another, of the `cap` that all share."""
-        self.calls += 1
-        args: list[str | int] = [worker, cap, in_use, want, int(SHARE_EXPIRES_S * 1e6)]
-        return int(await self._share(keys=[f"{key}:share"], args=args))
+        expiry_us = int(SHARE_EXPIRES_S * 1e6)
+        return int(await self._run(self._share, [f"{key}:share"], worker, cap, in_use, want, expiry_us))
 
     async def pause(self, key: str, seconds: float, code: str, reason: str) -> None:
         """Refuse leases of this bucket; the reason travels to whoever asks."""
-        self.calls += 1
-        await self._pause(keys=[key], args=[int(max(0.0, seconds) * 1e6), code, reason[:300], self._ttl_ms])
+        await self._run(self._pause, [key], int(max(0.0, seconds) * 1e6), code, reason[:300], TTL_MS)
 
     async def resume(self, key: str) -> None:
-        self.calls += 1
-        await self._resume(keys=[key])
+        await self._run(self._resume, [key])
 
     async def claim_probe(self, key: str, worker: str, seconds: float) -> bool:
         """Whether this worker is the one that tries a bucket which was paused; nobody else is for so long."""
@@ -156,28 +150,26 @@ class Steps:
             if d.window_s and isinstance(counters.get(d.name), dict) and counters[d.name]
         ]
         if rows:
-            await self._run(self._seed, [bucket.key], {"w": rows, "ttl": self._ttl_ms})
+            await self._meter(self._seed, [bucket], {"w": rows})
 
     async def count(self, bucket: Bucket, used: Mapping[str, float]) -> None:
         """Add to long windows what was sent without Redis; units by dimension name."""
         rows = [[d.name, d.window_s * 1e6, used[d.name]] for d in bucket.dims if d.window_s and used.get(d.name)]
         if rows:
-            await self._run(self._count, [bucket.key], {"w": rows, "ttl": self._ttl_ms})
+            await self._meter(self._count, [bucket], {"w": rows})
 
     async def tell(self, key: str, seen: Seen) -> tuple[float, Seen, Found]:
         """Add to what all workers saw; (now in Unix seconds, the sum since the last step, the state)."""
-        self.calls += 1
-        args: list[str | int] = [*(repr(float(part)) for part in astuple(seen)), self._ttl_ms]
-        now_us, state, *sums = await self._tell(keys=[f"{key}:found"], args=args)
+        parts = (repr(float(part)) for part in astuple(seen))
+        now_us, state, *sums = await self._run(self._tell, [f"{key}:found"], *parts, TTL_MS)
         found = Found(*orjson.loads(state)) if state else Found()
         return now_us / 1e6, Seen(*(float(part or 0) for part in sums)), found
 
     async def adopt(self, key: str, before: Found, after: Found, used: Seen) -> bool:
         """Replace the state and take `used` off the sum, unless another worker was first."""
-        self.calls += 1
-        states = [orjson.dumps(astuple(before)) if before.at else b"", orjson.dumps(astuple(after))]
-        args: list[bytes | str | int] = [*states, *(repr(float(part)) for part in astuple(used)[:-1]), self._ttl_ms]
-        return bool(await self._adopt(keys=[f"{key}:found"], args=args))
+        states = (orjson.dumps(astuple(before)) if before.at else b"", orjson.dumps(astuple(after)))
+        parts = (repr(float(part)) for part in astuple(used)[:-1])
+        return bool(await self._run(self._adopt, [f"{key}:found"], *states, *parts, TTL_MS))
 
     async def read_windows(self, bucket: Bucket) -> dict[str, dict[str, float]]:
         """Units by dimension and start of each part (Unix ms), for `lanes.counters`; {} without long windows."""
@@ -192,9 +184,12 @@ class Steps:
                 found[parts[1]][str(int(int(parts[2]) * widths[parts[1]] + 1))] = float(value)
         return found
 
-    async def _run(self, script: Any, keys: Iterable[str], argument: Any) -> Any:
+    async def _meter(self, script: Any, buckets: Sequence[Bucket], argument: dict[str, Any]) -> Any:
+        return await self._run(script, [bucket.key for bucket in buckets], orjson.dumps(argument | {"ttl": TTL_MS}))
+
+    async def _run(self, script: Any, keys: list[str], *args: bytes | str | int) -> Any:
         self.calls += 1
-        return await script(keys=list(keys), args=[orjson.dumps(argument)])
+        return await script(keys=keys, args=args)
 
 
 def _text(value: Any) -> str:

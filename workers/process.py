@@ -20,13 +20,13 @@ class WorkerProcess:
 
     def __init__(self, settings: Settings) -> None:
         self.pid = os.getpid()
-        self._settings = settings
+        self.settings = settings
         self._lock = threading.Lock()
         self._calls: CallsRuntime | None = None
         self._jobs: Jobs | None = None
 
     def serve_calls(self, queues: Sequence[str]) -> None:
-        self._calls = CallsRuntime(self._settings, queues)
+        self._calls = CallsRuntime(self.settings, queues)
         self._calls.start()
 
     def ring(self, lane_id: int) -> None:
@@ -38,43 +38,34 @@ class WorkerProcess:
     def jobs(self) -> Jobs:
         with self._lock:
             if self._jobs is None:
-                self._jobs = Jobs(self._settings)
+                self._jobs = Jobs(self.settings)
             return self._jobs
 
     def begin_stop(self) -> None:
         """SIGTERM has come: nothing new. Returns at once."""
-        if self._calls is not None:
-            self._calls.begin_stop()
-        if self._jobs is not None:
-            self._jobs.begin_stop()
+        for part in (self._calls, self._jobs):
+            if part is not None:
+                part.begin_stop()
 
     def stop(self) -> None:
         """End in order; within drain_s."""
-        if self._calls is not None:
-            self._calls.stop()
-        if self._jobs is not None:
-            self._jobs.stop()
+        for part in (self._calls, self._jobs):
+            if part is not None:
+                part.stop()
 
 
 _process: WorkerProcess | None = None
-_settings: Settings | None = None
 
 
 def configure(settings: Settings) -> None:
-    """Remember the settings with which this process, or a child forked from it, will be made."""
-    global _settings
-    _settings = settings
-
-
-def configured() -> Settings:
-    """The settings given to configure(); workers.app gives them when it is imported."""
-    assert _settings is not None, "workers.app configures the process before anything runs in it"
-    return _settings
+    """Make this process's object; workers.app does when it is imported. Nothing is opened yet."""
+    global _process
+    _process = WorkerProcess(settings)
 
 
 def current() -> WorkerProcess:
     """This process's object; a forked child gets its own."""
-    global _process
-    if _process is None or _process.pid != os.getpid():
-        _process = WorkerProcess(configured())
+    assert _process is not None, "workers.app configures the process before anything runs in it"
+    if _process.pid != os.getpid():
+        configure(_process.settings)
     return _process

@@ -8,6 +8,7 @@ May not touch: calls (lane.py), SQL (storage). All blocking work runs in a few t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -16,17 +17,19 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from batch.domain.errors import Unavailable
 from batch.operations.world import World
-from batch.storage import lanes as lane_rows
 from batch.storage.claims import OpenLine, SliceClaim, claim_slices, load_open_lines
+from batch.storage.lanes import LaneRow, get_lanes
 from batch.storage.leases import give_back_if_held
 from batch.storage.rescues import wake_slices
 from batch.storage.results import GroupReport
-from batch.storage.watch import claimable_lanes, watch_batches, watch_pauses
+from batch.storage.watch import LanePause, claimable_lanes, watch_batches, watch_pauses
 from batch.telemetry import emit
 from workers.lane import Lane
 from workers.lane_maker import LaneMaker
 from workers.lane_news import LaneNews
 from workers.leases import HeldSlice, Leases
+from workers.pacer import Pacer
+from workers.pacer_source import Pause
 from workers.recorder import Group, Recorder
 
 T = TypeVar("T")
@@ -36,7 +39,6 @@ CONTROL_S = 1.0
 KEEP_S = 0.25                # write-backs and renewals
 LINES_AHEAD = 4_000          # unsent lines held per lane, at most
 SECONDS_AHEAD = 20.0
-ABORT_AFTER_S = 0.0          # once a batch is sealed, its calls in flight have no more use
 DB_THREADS = 3
 RECORD_MARGIN_S = 4.0        # of drain_s is kept for recording and giving back
 
@@ -44,7 +46,9 @@ RECORD_MARGIN_S = 4.0        # of drain_s is kept for recording and giving back
 class Pump:
     """Lives on the event loop of one process. `ring` may be called from any thread."""
 
-    def __init__(self, world: World, owner: str, queues: list[str], maker: LaneMaker, recorder: Recorder) -> None:
+    def __init__(
+        self, world: World, owner: str, queues: list[str], maker: LaneMaker, recorder: Recorder, pacer: Pacer
+    ) -> None:
         self.lanes: dict[int, Lane] = {}
         self.unserved: set[int] = set()  # lanes whose provider or key this process does not know
         self.leases = Leases(world.db, owner, world.clock)
@@ -60,7 +64,7 @@ class Pump:
         self._wanted: set[int] = set()
         self._wake = asyncio.Event()
         self._returning: set[HeldSlice] = set()
-        self.news = LaneNews(world, maker, self)
+        self.news = LaneNews(world, pacer, self)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # life
@@ -84,7 +88,7 @@ class Pump:
         while self._in_flight() and self._clock.monotonic() < until - RECORD_MARGIN_S:
             await self._clock.sleep_async(0.02)
         for held in self.leases:
-            self._abort(held)
+            self.lanes[held.claim.lane_id].abort(held)
         while (self._recorder.waiting_rows or self._in_flight()) and self._clock.monotonic() < until - 1.0:
             await self._clock.sleep_async(0.02)
         await self._return_all()
@@ -124,11 +128,9 @@ class Pump:
                 if not self.is_stopping:
                     await self.guarded("claim", self._claim(lane_id))
             if not self._wanted:
-                try:
+                with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._clock.uniform(*POLL_S)):
                         await self._wake.wait()
-                except TimeoutError:
-                    pass
 
     async def _look_for_work(self) -> set[int]:
         """What no bell told: ready lanes, slices whose waiting time is over."""
@@ -168,27 +170,24 @@ class Pump:
         lane.is_dry = not taken and (want > 0 or lane.is_dry)
         for one, items in taken:
             self._take(lane, one, items, started)
-        if taken and self._lines_wanted(lane) > 0 and not lane.facts().is_down:
+        if taken and self._lines_wanted(lane) > 0 and not lane.circuit.is_down:
             self._want(lane_id)  # while it is down, lines that may go elsewhere are taken a round at a time
 
     def _take(self, lane: Lane, claim: SliceClaim, items: list[OpenLine], started: float) -> None:
         share = claim.reserved_usd / len(items) if items else 0.0
         held = HeldSlice(claim, started, {item.line for item in items}, reserved_usd=share)
         self.leases.add(held)
-        if self.is_stopping:
-            self._stop(held, "draining")
-            for item in items:
-                lane.release_unsent(held, item)
-            return
         if not items:  # everything in it has a result already
             held.is_closing = True
             self._recorder.put(None, claim)
             return
         lane.add(held, items)
+        if self.is_stopping:
+            self._stop(held, "draining")
 
     def _lines_wanted(self, lane: Lane) -> int:
         """At most 20 s of work ahead: by the known limit, else by what the lane has been doing."""
-        bound = lane.parts.view.limits.requests_per_second_bound
+        bound = lane.parts.pace.limits.requests_per_second_bound
         if bound is not None:
             target = max(1, min(LINES_AHEAD, int(bound * SECONDS_AHEAD)))
         else:
@@ -197,17 +196,16 @@ class Pump:
         return missing if missing * 2 >= target or lane.queue.unsent < lane.limit else 0
 
     async def _open_lane(self, lane_id: int) -> Lane | None:
-        row = await self.in_thread(self._read_lane, lane_id)
-        lane = self._maker.make(row, self, self.news) if row is not None else None
+        def read() -> list[LaneRow]:
+            with self._world.db.read() as conn:
+                return get_lanes(conn, [lane_id])
+
+        lane = next((self._maker.make(row, self) for row in await self.in_thread(read)), None)
         if lane is None:
             self.unserved.add(lane_id)
         else:
             self.lanes[lane_id] = lane
         return lane
-
-    def _read_lane(self, lane_id: int) -> lane_rows.LaneRow | None:
-        with self._world.db.read() as conn:
-            return next(iter(lane_rows.get_lanes(conn, [lane_id])), None)
 
     def _want(self, lane_id: int) -> None:
         self._wanted.add(lane_id)
@@ -237,34 +235,34 @@ class Pump:
             if reason is not None:
                 self._stop(held, reason)
             if reason == "sealed":
-                self._abort(held)
+                self.lanes[held.claim.lane_id].abort(held)  # answers have no more use
         for pause in pauses:
-            lane = self.lanes[pause.lane_id]
-            until = self._clock.now() + pause.left_s if pause.left_s > 0 else None
-            lane.parts.pacer.note_pause(lane.parts.view, until, pause.code or "", pause.reason or "")
-            if until is not None and until > lane.blocked_until + 1.0:
+            self._obey_pause(self.lanes[pause.lane_id], pause)
+
+    def _obey_pause(self, lane: Lane, pause: LanePause) -> None:
+        """What the database says of the lane now."""
+        now, pace = self._clock.now(), lane.parts.pace
+        if pause.left_s > 0:
+            pace.pause(Pause(now + pause.left_s, pause.code or "", pause.reason or ""))
+            if now + pause.left_s > lane.blocked_until + 1.0:
                 lane.on_probation = lane.on_probation or pause.code != "person"
-                lane.block(until)
-            elif pause.code is None and lane.on_probation and self._clock.now() >= lane.blocked_until:
-                lane.on_probation = False  # another worker's line was answered
-                lane.unblock()
-            elif until is None and lane.blocked_until:
-                lane.unblock()
-                self._want(lane.id)
+                lane.block(now + pause.left_s)
+            return
+        if pace.paused is not None:
+            pace.resume()
+        if pause.code is None and lane.on_probation and now >= lane.blocked_until:
+            lane.on_probation = False  # another worker's line was answered
+            lane.unblock()
+        elif lane.blocked_until:
+            lane.unblock()
+            self._want(lane.id)
 
     def _stop(self, held: HeldSlice, reason: str) -> None:
         """Nothing new of this slice is sent; what is unsent goes back, what is in flight lands."""
         if held.stopped == reason:
             return
         held.stopped = reason
-        lane = self.lanes.get(held.claim.lane_id)
-        if lane is not None:
-            lane.withdraw(held)
-
-    def _abort(self, held: HeldSlice) -> None:
-        lane = self.lanes.get(held.claim.lane_id)
-        if lane is not None:
-            lane.abort(held)
+        self.lanes[held.claim.lane_id].withdraw(held)
 
     # keeping: renewals and write-backs
 
@@ -281,15 +279,10 @@ class Pump:
         started, kept = await self.in_thread(self.leases.renew, due)
         for held in self.leases.renewed(due, started, kept):
             emit("lease_lost", reason="renewal", slice_id=held.claim.slice_id, batch_id=held.claim.batch_id)
-            lane = self.lanes.get(held.claim.lane_id)
-            if lane is not None:
-                lane.withdraw(held)  # calls in flight land: a success is still worth keeping
-            self._forget(held)
-
-    def _forget(self, held: HeldSlice) -> None:
-        held.released.clear()
-        self._returning.discard(held)
-        self.leases.remove(held)
+            self.lanes[held.claim.lane_id].withdraw(held)  # calls in flight land: a success is still worth keeping
+            held.released.clear()
+            self._returning.discard(held)
+            self.leases.remove(held)
 
     async def _return_all(self) -> None:
         """Write back what lanes have let go, a slice at a time."""
@@ -320,7 +313,7 @@ class Pump:
             held.is_closing = True
             self._recorder.put(None, held.claim)
 
-    # what lanes ask of the pump (lane_parts.Hooks); what they learn goes to lane_news
+    # what lanes ask of the pump; what they learn goes to `news`
 
     def give_back_soon(self, held: HeldSlice) -> None:
         self._returning.add(held)
@@ -329,7 +322,7 @@ class Pump:
         if not lane.is_dry and self._lines_wanted(lane) > 0:
             self._want(lane.id)
 
-    def note_pause(self, lane: Lane, until: float) -> None:
+    def withdraw_all(self, lane: Lane) -> None:
         """The lane stands for a while: its lines go back, for other providers and for other workers."""
         for held in self.leases.of_lane(lane.id):
             lane.withdraw(held)
@@ -346,8 +339,6 @@ class Pump:
         """The wall of one piece of the pump's work: reported, and tried again by the next round."""
         try:
             return await work
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
             emit("storage_retry", work=name, error=type(error).__name__)
             return None

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 
-from batch.clock import SYSTEM_CLOCK, Clock
+from batch.clock import SYSTEM_CLOCK
 from batch.domain.errors import Unavailable
 from batch.domain.result import LineResult
 from batch.settings import GROUP_ROWS, LINGER_S, RECORDER_BYTES, RECORDER_ROWS
@@ -39,12 +39,10 @@ class Group:
 class Recorder:
     """put() never blocks and never fails; whoever starts calls asks `has_room` first."""
 
-    def __init__(
-        self, record: Record, on_recorded: Callable[[Group, GroupReport], None], *, clock: Clock = SYSTEM_CLOCK
-    ) -> None:
+    def __init__(self, record: Record, on_recorded: Callable[[Group, GroupReport], None]) -> None:
         self._record = record
         self._on_recorded = on_recorded
-        self._clock = clock
+        self._clock = SYSTEM_CLOCK
         self._queue: deque[tuple[LineResult | None, SliceClaim | None]] = deque()
         self._put_rows = self._put_bytes = 0    # written by the putting thread only
         self._done_rows = self._done_bytes = 0  # written by the recorder only

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import uvloop
 from redis.asyncio import Redis
 
-from batch.clock import SYSTEM_CLOCK, Clock
+from batch.clock import SYSTEM_CLOCK
 from batch.operations.world import World, open_world
 from batch.settings import Settings
 from batch.storage.results import GroupReport, record_group
@@ -24,6 +24,7 @@ from batch.telemetry import emit
 from workers.heartbeat import Heartbeat
 from workers.lane_maker import LaneMaker
 from workers.pacer import Pacer
+from workers.pacer_steps import Steps
 from workers.pump import Pump
 from workers.recorder import Group, Record, Recorder
 
@@ -34,11 +35,10 @@ GC_THRESHOLDS = (20_000, 50, 100)
 class CallsRuntime:
     """start() → ring() … → stop(). Safe to call from any thread."""
 
-    def __init__(self, settings: Settings, queues: Sequence[str], *, clock: Clock = SYSTEM_CLOCK) -> None:
-        self.name = f"{socket.gethostname()}-{clock.randbytes(6).hex()}"
+    def __init__(self, settings: Settings, queues: Sequence[str]) -> None:
+        self.name = f"{socket.gethostname()}-{SYSTEM_CLOCK.randbytes(6).hex()}"
         self._settings = settings
         self._queues = list(queues)
-        self._clock = clock
         self._started = threading.Event()
         self._stop = threading.Event()
         self._failure: BaseException | None = None
@@ -86,13 +86,13 @@ class CallsRuntime:
     async def _live(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._finish = asyncio.Event()
-        world = open_world(self._settings, clock=self._clock)
-        recorder = Recorder(self._recording(world), self._told, clock=self._clock)
+        world = open_world(self._settings)
+        recorder = Recorder(self._recording(world), self._told)
         redis = Redis.from_url(self._settings.resolved_redis_url, socket_timeout=5.0, socket_connect_timeout=2.0)
         heartbeat = Heartbeat(world, self.name, self._queues)
-        pacer = Pacer(redis, worker=self.name, clock=self._clock, live_workers=heartbeat.live_workers)
+        pacer = Pacer(Steps(redis), worker=self.name, live_workers=heartbeat.live_workers)
         maker = LaneMaker(world, pacer, recorder)
-        pump = self._pump = Pump(world, self.name, self._queues, maker, recorder)
+        pump = self._pump = Pump(world, self.name, self._queues, maker, recorder, pacer)
         recorder.start()
         pump.start()
         maker.run_engines(self._queues, pump.news.engine_failed)

@@ -31,7 +31,7 @@ class WorkerStep(bootsteps.StartStopStep):  # type: ignore[misc]
     requires = {"celery.worker.components:Pool"}  # noqa: RUF012 - Celery's own form
 
     def __init__(self, worker: Any, **_: Any) -> None:
-        self._settings = process.configured()
+        self._drain_s = process.current().settings.drain_s
         self._child: subprocess.Popen[bytes] | None = None
         self._tether: int | None = None
 
@@ -66,7 +66,7 @@ class WorkerStep(bootsteps.StartStopStep):  # type: ignore[misc]
         """A plain worker serves both kinds of queue: the jobs in a process of their own, tied to this one."""
         read_end, self._tether = os.pipe()
         command = [
-            sys.executable, "-m", "batch.cli.tethered", str(read_end), str(self._settings.drain_s + 5),
+            sys.executable, "-m", "batch.cli.tethered", str(read_end), str(self._drain_s + 5),
             "celery", "-q", "-A", "workers.app", "worker", "-Q", JOBS_QUEUE, "-P", "threads", "-c", "2",
             "-n", f"jobs-of-{worker.hostname.partition('@')[0]}@%h", "--without-gossip", "--without-mingle",
         ]  # fmt: skip
@@ -78,7 +78,7 @@ class WorkerStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def _end_jobs_child(self) -> None:
         assert self._child is not None
         try:
-            self._child.wait(self._settings.drain_s + 5)
+            self._child.wait(self._drain_s + 5)
         except subprocess.TimeoutExpired:
             os.killpg(self._child.pid, signal.SIGKILL)
             self._child.wait()

@@ -1,7 +1,7 @@
 """Sweeps: each finds one kind of thing that got stuck, and returns what it did in words.
 
-Owns: the table of sweeps and the loops around their bounded passes. When and by whom is the matter of
-schedule.py and storage.sweeps. May not touch: slices under a live lease.
+Owns: the table of sweeps with their periods, and the loops around their bounded passes. By whom they are run
+is the matter of jobs.py and storage.sweeps. May not touch: slices under a live lease.
 """
 
 from __future__ import annotations
@@ -42,11 +42,7 @@ LOST_MESSAGE = "The line was given up: every worker process that worked on it di
 
 def run_sweep(name: str, world: World, owner: str) -> str:
     """Run one sweep to its end or its bound; what it did, for people. Raises KeyError for an unknown name."""
-    return _SWEEPS[name](world, owner)
-
-
-def _end_batches(world: World, owner: str) -> str:
-    return f"sealed {end_due_batches(world)}"
+    return _TABLE[name][1](world, owner)
 
 
 def _expire_leases(world: World, owner: str) -> str:
@@ -80,10 +76,6 @@ def _ring_jobs(world: World, owner: str) -> str:
     return f"rang {ring_waiting(world, Job.INGEST)} ingests, {ring_waiting(world, Job.FINALIZE)} finalizes"
 
 
-def _wake_slices(world: World, owner: str) -> str:
-    return f"woke {_repeat(lambda: wake_slices(world.db))}"
-
-
 def _hop_slices(world: World, owner: str) -> str:
     with world.db.read() as conn:
         pauses = watch_pauses(conn, paused_lanes(conn))
@@ -101,10 +93,6 @@ def _hop_slices(world: World, owner: str) -> str:
     return f"moved {sum(_repeat(move) for move in moves)}"
 
 
-def _answer_copies(world: World, owner: str) -> str:
-    return f"answered {_repeat(lambda: answer_due_copies(world))}"
-
-
 def _ring_lanes(world: World, owner: str) -> str:
     with world.db.read() as conn:
         ready = claimable_lanes(conn)
@@ -115,20 +103,16 @@ def _ring_lanes(world: World, owner: str) -> str:
 
 
 def _mend_slices(world: World, owner: str) -> str:
-    closed, after = close_resolved(world.db)
+    closed = after = 0
     for _ in range(PASSES):
-        if not after:
-            break
         more, after = close_resolved(world.db, after_id=after)
         closed += more
+        if not after:
+            break
     with world.db.read() as conn:
         stranded = stranded_batches(conn)
     cut = sum(cut_missing_lines(world.db, batch_id) for batch_id in stranded)
     return f"closed {closed}, cut {cut} lines anew, forgot {end_leftovers(world.db)} leftovers"
-
-
-def _recount_lanes(world: World, owner: str) -> str:
-    return f"counted {recount_lanes(world.db)}"
 
 
 def _deliver_webhooks(world: World, owner: str) -> str:
@@ -141,25 +125,9 @@ def _deliver_webhooks(world: World, owner: str) -> str:
     return f"delivered {delivered}, failed {failed}"
 
 
-def _expire_files(world: World, owner: str) -> str:
-    return f"expired {_repeat(lambda: expire_files(world))}"
-
-
-def _remove_bytes(world: World, owner: str) -> str:
-    return f"removed {_repeat(lambda: remove_deleted_bytes(world))}"
-
-
-def _purge_batches(world: World, owner: str) -> str:
-    return f"purged {_repeat(lambda: purge_ended_batches(world, owner))} rows"
-
-
 def _forget_workers(world: World, owner: str) -> str:
     with world.db.write() as conn:
         return f"forgot {forget_dead_workers(conn)}"
-
-
-def _sweep_blobs(world: World, owner: str) -> str:
-    return f"removed {sweep_orphan_blobs(world)}"
 
 
 def _repeat(one_pass: Callable[[], int]) -> int:
@@ -173,20 +141,31 @@ def _repeat(one_pass: Callable[[], int]) -> int:
     return total
 
 
-_SWEEPS: dict[str, Callable[[World, str], str]] = {
-    "end_batches": _end_batches,
-    "expire_leases": _expire_leases,
-    "ring_jobs": _ring_jobs,
-    "wake_slices": _wake_slices,
-    "hop_slices": _hop_slices,
-    "answer_copies": _answer_copies,
-    "ring_lanes": _ring_lanes,
-    "mend_slices": _mend_slices,
-    "recount_lanes": _recount_lanes,
-    "deliver_webhooks": _deliver_webhooks,
-    "expire_files": _expire_files,
-    "remove_bytes": _remove_bytes,
-    "purge_batches": _purge_batches,
-    "forget_workers": _forget_workers,
-    "sweep_blobs": _sweep_blobs,
+# name → seconds between two passes, and one pass by (world, owner); a row of `sweeps` each
+_TABLE: dict[str, tuple[float, Callable[[World, str], str]]] = {
+    # seal cancelled and overdue batches that are quiet
+    "end_batches": (1.0, lambda world, _: f"sealed {end_due_batches(world)}"),
+    # slices of dead workers; worker_lost
+    "expire_leases": (5.0, _expire_leases),
+    # ingests and finalizes that nobody does
+    "ring_jobs": (10.0, _ring_jobs),
+    # waiting times that are over
+    "wake_slices": (5.0, lambda world, _: f"woke {_repeat(lambda: wake_slices(world.db))}"),
+    # ready slices of paused lanes to the next provider
+    "hop_slices": (10.0, _hop_slices),
+    # options.dedupe
+    "answer_copies": (2.0, lambda world, _: f"answered {_repeat(lambda: answer_due_copies(world))}"),
+    # lost bells
+    "ring_lanes": (20.0, _ring_lanes),
+    # ready slices without open lines, lines without a slice
+    "mend_slices": (30.0, _mend_slices),
+    # advisory counters
+    "recount_lanes": (30.0, lambda world, _: f"counted {recount_lanes(world.db)}"),
+    "deliver_webhooks": (10.0, _deliver_webhooks),
+    "expire_files": (30.0, lambda world, _: f"expired {_repeat(lambda: expire_files(world))}"),
+    "remove_bytes": (60.0, lambda world, _: f"removed {_repeat(lambda: remove_deleted_bytes(world))}"),
+    "purge_batches": (60.0, lambda world, me: f"purged {_repeat(lambda: purge_ended_batches(world, me))} rows"),
+    "forget_workers": (300.0, _forget_workers),
+    "sweep_blobs": (3600.0, lambda world, _: f"removed {sweep_orphan_blobs(world)}"),
 }
+SWEEPS = {name: every_s for name, (every_s, _) in _TABLE.items()}

@@ -2,7 +2,7 @@
 
 Owns: Circuit (closed → open → one probe → closed or open for longer) and RetryBudget (retries at most
 a tenth of successes, with a trickle so that nothing starves). Pure: times are given, in monotonic
-seconds; chance is given too. May not touch: lanes, calls; workers/breaker.py holds one per lane.
+seconds; chance is given too. May not touch: lanes, calls; a workers/lane.py holds one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batch.clock import Clock
-from batch.domain.outcome import FailureKind
+from batch.domain.outcome import Failure, FailureKind, Success
 
 OUTAGES: frozenset[FailureKind] = frozenset(
     {
@@ -56,6 +56,12 @@ class Circuit:
             return 1.0
         self.probing_since = now
         return 0.0
+
+    def report(self, outcome: Success | Failure, now: float, rng: Clock) -> str | None:
+        """Tell what a call came to. Returns "opened" or "closed" when that changed the circuit."""
+        if isinstance(outcome, Failure) and outcome.kind in OUTAGES:
+            return "opened" if self.fail(now, rng, outcome.retry_after_s) else None
+        return "closed" if self.succeed(now) else None  # a 4xx, too, shows that somebody is at home
 
     def succeed(self, now: float) -> bool:
         """An answer of any kind that shows the provider alive. True when that closed the circuit."""

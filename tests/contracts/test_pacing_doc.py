@@ -8,7 +8,7 @@ import pytest
 
 from batch.domain.retry import RULES, Rule
 from batch.operations import eta
-from workers.pacer import USED_UP
+from workers.pacer_lane import USED_UP
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs/pacing.md").read_text()
 _WORDS = {

@@ -18,7 +18,7 @@ from batch.domain.gcra import Meter
 from batch.domain.limits import Limits
 from batch.domain.outcome import Failure, FailureKind, Success
 from workers.concurrency import Window
-from workers.pacer import LaneView, Pacer
+from workers.pacer import Pacer
 from workers.pacer_steps import Lease
 
 EPOCH = 1_790_000_000.0
@@ -183,9 +183,8 @@ class Worker:
     """Keeps its window full, as workers/lane.py does, with lines that never end."""
 
     def __init__(self, name, limits, provider, steps, clock, live):
-        self.pacer = Pacer(None, worker=name, clock=clock, live_workers=lambda: live)
-        self.pacer._steps = steps
-        self.view = LaneView(1, "p", "k", "m", limits)
+        self.pacer = Pacer(steps, worker=name, clock=clock, live_workers=lambda: live)
+        self.lane = self.pacer.lane("p", "k", "m", limits)
         start = 64 if limits.has_rate else max(1, limits.start_concurrency // live)
         self.window = Window(start=start, maximum=limits.concurrency or 512)
         self._clock, self._provider = clock, provider
@@ -199,12 +198,12 @@ class Worker:
             self._waiting += 1
 
     def _may_run(self):
-        worth = self.pacer.waiting_worth(self.view)
+        worth = self.lane.waiting_worth
         return not worth or self._waiting < worth
 
     async def _run(self):
         while True:
-            permit = await self.pacer.permit(self.view)
+            permit = await self.lane.permit()
             self._waiting -= 1
             self.fill()
             self.window.on_start()
@@ -215,7 +214,7 @@ class Worker:
                 self.window.on_refusal(self._clock.monotonic())
             else:
                 self.window.on_end()
-            self.pacer.done(permit, outcome=outcome)
+            self.lane.done(permit, outcome=outcome)
             if not self._may_run() or len(self._runners) > self.window.size:
                 return
             self._waiting += 1
@@ -229,8 +228,11 @@ class Simulation:
         self.clock = LoopClock(self.loop, 1)
         self.provider = Provider(self.clock, **provider)
         self.steps = SharedSteps(self.clock)
+        self.loop.run_until_complete(self._hire(workers, limits or Limits()))
+
+    async def _hire(self, count, limits):
         self.workers = [
-            Worker(f"w{i}", limits or Limits(), self.provider, self.steps, self.clock, workers) for i in range(workers)
+            Worker(f"w{i}", limits, self.provider, self.steps, self.clock, count) for i in range(count)
         ]
 
     def run(self, seconds):

@@ -8,82 +8,80 @@ from hypothesis import strategies as st
 from batch.domain.circuit import IN_A_ROW, Circuit, RetryBudget
 from batch.domain.outcome import Failure, FailureKind, Success
 from tests.harness.clock import FakeClock
-from workers.breaker import Breakers
 
 OK = Success(200, b"{}", {})
 DOWN = Failure(FailureKind.UNAVAILABLE, "down", status=503)
 
 
-def broken(clock, breakers=None):
-    breakers = breakers or Breakers(clock)
+def broken(clock):
+    circuit = Circuit()
     for _ in range(IN_A_ROW):
-        changed = breakers.report(1, "p", DOWN)
+        changed = circuit.report(DOWN, clock.now(), clock)
     assert changed == "opened"
-    return breakers
+    return circuit
 
 
 def test_five_failures_without_a_success_open_the_circuit():
-    breakers = broken(FakeClock())
-    assert breakers.is_down(1)
-    assert breakers.admit(1) > 0
-    assert breakers.admit(2) == 0.0
+    clock = FakeClock()
+    circuit = broken(clock)
+    assert circuit.is_down
+    assert circuit.admit(clock.now()) > 0
 
 
 def test_failures_among_successes_do_not_open_it():
     """At a thousand calls a second, five failures in a row happen by chance."""
-    clock = FakeClock()
-    breakers = Breakers(clock)
-    breakers.report(1, "p", OK)
+    clock, circuit = FakeClock(), Circuit()
+    circuit.report(OK, clock.now(), clock)
     for _ in range(20):
-        breakers.report(1, "p", DOWN)
-    assert not breakers.is_down(1)
+        circuit.report(DOWN, clock.now(), clock)
+    assert not circuit.is_down
     clock.advance(1.5)
-    assert breakers.report(1, "p", DOWN) == "opened"
+    assert circuit.report(DOWN, clock.now(), clock) == "opened"
 
 
 def test_exactly_one_line_probes():
     clock = FakeClock()
-    breakers = broken(clock)
+    circuit = broken(clock)
     clock.advance(6)
-    assert breakers.admit(1) == 0.0
-    assert breakers.admit(1) > 0
+    assert circuit.admit(clock.now()) == 0.0
+    assert circuit.admit(clock.now()) > 0
 
 
 def test_a_probe_that_succeeds_closes_it_for_all():
     clock = FakeClock()
-    breakers = broken(clock)
+    circuit = broken(clock)
     clock.advance(6)
-    breakers.admit(1)
-    assert breakers.report(1, "p", OK) == "closed"
-    assert breakers.admit(1) == breakers.admit(1) == 0.0
+    circuit.admit(clock.now())
+    assert circuit.report(OK, clock.now(), clock) == "closed"
+    assert circuit.admit(clock.now()) == circuit.admit(clock.now()) == 0.0
 
 
 def test_a_probe_that_fails_waits_longer_up_to_a_minute():
     clock = FakeClock()
-    breakers = broken(clock)
+    circuit = broken(clock)
     waits = []
     for _ in range(8):
-        waits.append(breakers.admit(1))
+        waits.append(circuit.admit(clock.now()))
         clock.advance(waits[-1])
-        assert breakers.admit(1) == 0.0
-        breakers.report(1, "p", DOWN)
+        assert circuit.admit(clock.now()) == 0.0
+        circuit.report(DOWN, clock.now(), clock)
     assert max(waits) <= 60
     assert waits[-1] >= 30
 
 
 def test_a_probe_that_was_not_sent_leaves_its_place():
     clock = FakeClock()
-    breakers = broken(clock)
+    circuit = broken(clock)
     clock.advance(6)
-    breakers.admit(1)
-    breakers.abandon(1)
-    assert breakers.admit(1) == 0.0
+    circuit.admit(clock.now())
+    circuit.abandon_probe()
+    assert circuit.admit(clock.now()) == 0.0
 
 
 def test_an_error_about_the_line_shows_that_the_provider_is_up():
     clock = FakeClock()
-    breakers = broken(clock)
-    assert breakers.report(1, "p", Failure(FailureKind.INVALID_REQUEST, "no", status=400)) == "closed"
+    refused = Failure(FailureKind.INVALID_REQUEST, "no", status=400)
+    assert broken(clock).report(refused, clock.now(), clock) == "closed"
 
 
 def test_retries_are_at_most_a_tenth_of_successes_after_the_first_burst():

@@ -40,5 +40,5 @@ def test_a_slices_unsent_lines_can_be_taken_out() -> None:
     queue.next()
     assert [item.line for item in queue.take_tail(first[0], 1)] == [3]
     assert queue.take_tail(first[0], 0) == []
-    assert [item.line for item in queue.take_out(second[0])] == [4, 5]
+    assert [item.line for item in queue.take_tail(second[0], 2)] == [4, 5]
     assert queue.unsent == 1 and queue.next()[1].line == 2  # type: ignore[index]

@@ -21,8 +21,7 @@ from tests.harness.rows import lapse_leases
 from tests.harness.worlds import create, ingest, jsonl, make_world, request_line, upload
 from workers import jobs as jobs_module
 from workers.jobs import Jobs
-from workers.schedule import SWEEPS
-from workers.sweeps import run_sweep
+from workers.sweeps import SWEEPS, run_sweep
 
 
 @pytest.fixture
