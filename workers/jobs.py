@@ -18,6 +18,7 @@ from batch.settings import RENEW_EVERY_S, Settings
 from batch.storage.sweeps import due_sweeps, ensure_sweeps, finish_sweep, take_if_due
 from batch.storage.workers import beat_worker, forget_worker
 from batch.telemetry import emit
+from workers.life import Life
 from workers.sweeps import SWEEPS, run_sweep
 
 TICK_S = 1.0
@@ -31,6 +32,7 @@ class Jobs:
     def __init__(self, settings: Settings) -> None:
         self.owner = f"{socket.gethostname()}-jobs-{SYSTEM_CLOCK.randbytes(6).hex()}"
         self._world: World = open_world(settings)
+        self._life = Life(settings.resolved_database_url, self.owner)
         self._clock = self._world.clock
         self._stopping = threading.Event()
         self._timer: threading.Thread | None = None
@@ -71,6 +73,8 @@ class Jobs:
                 self._idle.wait(0.2)
         self._guarded("forget_worker", self._forget)
         self._world.close()
+        if not self._running:
+            self._life.end()
 
     def _tick_for_ever(self) -> None:
         ticks = 0

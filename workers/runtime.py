@@ -23,6 +23,7 @@ from batch.storage.results import GroupReport, record_group
 from batch.telemetry import emit
 from workers.heartbeat import Heartbeat
 from workers.lane_maker import LaneMaker
+from workers.life import Life
 from workers.pacer import Pacer
 from workers.pacer_steps import Steps
 from workers.pump import Pump
@@ -93,6 +94,7 @@ class CallsRuntime:
         pacer = Pacer(Steps(redis), worker=self.name, live_workers=heartbeat.live_workers)
         maker = LaneMaker(world, pacer, recorder)
         pump = self._pump = Pump(world, self.name, self._queues, maker, recorder, pacer)
+        life = Life(self._settings.resolved_database_url, self.name)
         recorder.start()
         pump.start()
         maker.run_engines(self._queues, pump.news.engine_failed)
@@ -107,6 +109,8 @@ class CallsRuntime:
             await asyncio.gather(beating, return_exceptions=True)
             await asyncio.to_thread(recorder.stop, 2.0)
             await asyncio.to_thread(heartbeat.forget, pump)
+            if not pump.leases:
+                life.end()
             await pacer.close()
             await maker.close()
             await redis.aclose()

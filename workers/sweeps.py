@@ -18,7 +18,7 @@ from batch.operations.end_batches import end_due_batches, ring_waiting
 from batch.operations.retention import expire_files, purge_ended_batches, remove_deleted_bytes, sweep_orphan_blobs
 from batch.operations.world import World
 from batch.providers.catalog import Hop
-from batch.storage.jobs import Job
+from batch.storage.jobs import Job, free_jobs_of
 from batch.storage.lanes import get_lanes
 from batch.storage.rescues import (
     close_resolved,
@@ -35,6 +35,7 @@ from batch.storage.results import record_group
 from batch.storage.watch import LanePause, claimable_lanes, paused_lanes, watch_pauses
 from batch.storage.workers import forget_dead_workers
 from batch.telemetry import emit
+from workers.life import find_ended, forget_ended
 
 PASSES = 50  # of one sweep before others have their turn
 LOST_MESSAGE = "The line was given up: every worker process that worked on it died."
@@ -47,6 +48,11 @@ def run_sweep(name: str, world: World, owner: str) -> str:
 
 def _expire_leases(world: World, owner: str) -> str:
     expired = _repeat(lambda: expire_leases(world.db))
+    for name, sign in find_ended(world.settings.resolved_database_url):
+        freed = _repeat(partial(expire_leases, world.db, dead=name)) + free_jobs_of(world.db, name)
+        if not freed:  # else a claim of its last moment may still land: look once more
+            forget_ended(sign)
+        expired += freed
     if expired:
         emit("lease_lost", reason="expired", slices=expired)
     return f"expired {expired}, gave up {_give_up_doomed(world, owner)} lines"
