@@ -254,6 +254,7 @@ class Pump:
             lane.on_probation = False  # another worker's line was answered
             lane.unblock()
         elif lane.blocked_until:
+            self.spawn(pace.lift_copies())
             lane.unblock()
             self._want(lane.id)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from batch.operations.pause_provider import resume_provider
 from batch.simulator.config import Fault, Latency, Limit
 from batch.storage.lanes import get_lanes
 from batch.storage.projects import ensure_project
@@ -128,6 +129,19 @@ def test_a_daily_limit_pauses_until_its_reset_and_says_when():
         assert refused <= 8
         live = next(row for row in mill.providers() if row["provider"] == "sim")["models"][0]
         assert live["paused"]["code"] == "rate_daily"
+
+
+def test_a_pause_that_a_person_lifts_is_lifted_in_redis_too():
+    """Until its reset a lane with a known limit would get no slot, whatever the database says."""
+    with running_mill({"sim": {"requests_per_second": 40}}) as mill:
+        mill.simulator.reconfigure(latency=Latency("constant", 0.05))
+        batch = mill.submit(lines(200))
+        eventually(lambda: load(mill.world, batch).completed > 10, 30)
+        mill.simulator.reconfigure(faults=(Fault("daily", retry_after_s=3_600.0),))
+        eventually(lambda: lane_of(mill.story(batch))["paused"], 10)
+        mill.simulator.reconfigure(faults=())
+        resume_provider(mill.world, "sim")
+        assert mill.wait_done(batch, 30).failed == 0
 
 
 def test_lines_flow_to_the_next_provider_while_the_first_is_down():
