@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from batch.cli.wording import amount, count, dollars, duration, key_hint, listing, plural
+from batch.cli.wording import amount, count, dollars, key_hint, listing, plural
 from batch.operations.check_input import InputCheck
 from batch.operations.provider_forecast import LaneForecast, limit_words, rate_words
+from batch.operations.warn_window import duration
 from batch.settings import parse_duration
 
 Row = tuple[str, str]

@@ -13,8 +13,9 @@ from rich.table import Column
 
 from batch.cli.console import STDERR, note, on_terminal
 from batch.cli.story import paused_providers
-from batch.cli.wording import count, duration, rate
+from batch.cli.wording import count, rate
 from batch.clock import SYSTEM_CLOCK
+from batch.operations.warn_window import duration
 
 PLAIN_EVERY_S = 30.0
 

@@ -11,7 +11,8 @@ from typing import Any
 from rich.text import Text
 
 from batch.cli.console import facts
-from batch.cli.wording import clock_time, count, date_time, dollars, duration, listing, plural, rate
+from batch.cli.wording import clock_time, count, date_time, dollars, listing, plural, rate
+from batch.operations.warn_window import duration
 
 _STYLES = {"paused": "bold yellow", "failed": "red", "rejected": "red", "idle": "bold yellow", "warning": "yellow"}
 _SAID = {"reasked": "re-asked"}

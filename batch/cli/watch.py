@@ -16,11 +16,12 @@ from batch.cli.console import note, say_rows
 from batch.cli.home import Home
 from batch.cli.progress import BatchProgress
 from batch.cli.story import tell
-from batch.cli.wording import count, duration
+from batch.cli.wording import count
 from batch.clock import SYSTEM_CLOCK
 from batch.domain.states import is_terminal
 from batch.operations.explain_batch import explain_batch
 from batch.operations.pause_batch import resume_batch
+from batch.operations.warn_window import duration
 
 LOOK_EVERY_S = 0.5
 TICK_S = 0.1

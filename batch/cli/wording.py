@@ -20,21 +20,6 @@ def amount(number: float) -> str:
     return f"{number:,.0f}"
 
 
-def duration(seconds: float) -> str:
-    """12 s, 4 min, 13 h 20 min, 3 d 4 h."""
-    whole = round(seconds)
-    if whole < 100:
-        return f"{whole} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        hours, rest = divmod(minutes, 60)
-        return f"{hours} h {rest:02} min" if rest else f"{hours} h"
-    days, rest = divmod(round(minutes / 60), 24)
-    return f"{days} d {rest} h" if rest else f"{days} d"
-
-
 def rate(per_second: float) -> str:
     """Lines a minute or a second, whichever reads better."""
     if per_second >= 20:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from batch.operations.warn_window import span
+from batch.operations.warn_window import duration
 from batch.storage.batches import BatchRow
 from batch.storage.explain import HeldLines, LaneWork
 from batch.storage.workers import WorkerRow
@@ -89,7 +89,7 @@ def explain_standstill(
 ) -> str | None:
     """Sentences when no line of the batch can be called now for a reason that no pause shows; None otherwise.
 
-    `work` is storage.explain.work_of_batch, `live` storage.workers.live_workers.
+    `work` is storage.explain.lane_work, `live` storage.workers.live_workers.
     """
     if batch.status in {"completed", "failed", "expired", "cancelled"} or batch.paused:
         return None
@@ -103,7 +103,7 @@ def explain_standstill(
         return " ".join(dict.fromkeys(reason for reason in reasons if reason))
     if held is not None and held.held and not held.ready and not any(lane.leased_lines for lane in work):
         wait = max(0, (held.earliest or now_ms) - now_ms) / 1000
-        return f"All {held.held:,} waiting lines wait for their time; the first goes on in {span(wait)}."
+        return f"All {held.held:,} waiting lines wait for their time; the first goes on in {duration(wait)}."
     return None
 
 
@@ -137,8 +137,8 @@ def _lane_reason(lane: LaneWork, live: Sequence[WorkerRow]) -> str | None:
         return None
     if all(fact.get("is_down") for fact in facts):
         soonest = min(float(fact.get("retry_in_s") or 0.0) for fact in facts)
-        return f"{name} does not answer; one line tries again in {span(soonest)}, the others wait."
+        return f"{name} does not answer; one line tries again in {duration(soonest)}, the others wait."
     held_s = min(float(fact.get("held_s") or 0.0) for fact in facts)
     if held_s > 0:
-        return f"{name} answered 429 and asked to wait; it goes on in {span(held_s)}."
+        return f"{name} answered 429 and asked to wait; it goes on in {duration(held_s)}."
     return None

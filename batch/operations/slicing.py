@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from batch.domain.limits import Limits
 from batch.settings import SLICE_MAX_LINES, SLICE_SECONDS
@@ -60,20 +61,21 @@ def cut_by_prefix(rows: Iterable[PrefixedLine], total: int, route: Sequence[int]
     group fits into one: larger ones are cached everywhere soon. Lines that share nothing come last, long
     answers first; and the slices shrink towards the end, so that it is spread.
     """
-    cutter, singles = _Cutter(total, list(route), size), _Singles()
-    before: PrefixedLine | None = None
-    follows = False
-    for row in itertools.chain(rows, [None]):
-        is_same = before is not None and row is not None and before[1] == row[1] != 0
-        if before is not None:
-            if follows or is_same:
-                cutter.add(before, begins=not follows)
-            else:
-                singles.add(before)
-        before, follows = row, is_same
+    cutter = _Cutter(total, list(route), size)
+    singles: dict[int, RouteLines] = {}  # by the power of two of their answers' length: enough for the longest first
+    for prefix, group in itertools.groupby(rows, key=itemgetter(1)):
+        alike = iter(group)
+        head = list(itertools.islice(alike, 2))
+        if prefix and len(head) == 2:
+            for index, row in enumerate(itertools.chain(head, alike)):
+                cutter.add(row, begins=index == 0)
+        else:
+            for line, _, tokens_in, tokens_out in itertools.chain(head, alike):
+                singles.setdefault(tokens_out.bit_length(), RouteLines()).add(line, tokens_in + tokens_out)
     cutter.flush()
-    for single in singles:
-        cutter.add(single, begins=False)
+    for _, bucket in sorted(singles.items(), reverse=True):
+        for line, tokens in zip(bucket.lines, bucket.tokens, strict=True):
+            cutter.add((line, 0, tokens, 0), begins=False)
     cutter.flush()
     return cutter.cuts
 
@@ -109,21 +111,6 @@ class _Cutter:
             self.cuts.append(Cut(self._lines, self._route, self._tokens, label))
             self._left -= len(self._lines)
         self._lines, self._tokens = array("I"), 0
-
-
-class _Singles:
-    """Lines without a group, by the power of two of their answers' length: enough for the longest first."""
-
-    def __init__(self) -> None:
-        self._buckets: dict[int, RouteLines] = {}
-
-    def add(self, row: PrefixedLine) -> None:
-        self._buckets.setdefault(row[3].bit_length(), RouteLines()).add(row[0], row[2] + row[3])
-
-    def __iter__(self) -> Iterator[PrefixedLine]:
-        for _, bucket in sorted(self._buckets.items(), reverse=True):
-            for line, tokens in zip(bucket.lines, bucket.tokens, strict=True):
-                yield line, 0, tokens, 0
 
 
 def lines_per_slice(group: RouteLines, limits: Limits) -> int:

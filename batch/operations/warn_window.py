@@ -69,22 +69,26 @@ def window_warning(found: Forecast | None, seconds_left: float | None) -> str | 
     if found is None or seconds_left is None or found.seconds <= seconds_left:
         return None
     limit = found.limit.replace("_per_", "/").replace("_", " ")
+    needed, left = duration(found.seconds), duration(max(0.0, seconds_left))
     return (
         f"This batch cannot finish within its completion window: at {found.value:,.0f} {limit}, "
-        f"{found.provider} / {found.model} needs about {span(found.seconds)}, and {span(seconds_left)} are left."
+        f"{found.provider} / {found.model} needs about {needed}, and {left} are left."
     )
 
 
-def span(seconds: float) -> str:
-    """ "45 s", "13 min", "8 h 57 min", "3 d 4 h"."""
-    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86_400)
-    if minutes < 1:
-        return f"{max(0, int(seconds))} s"
-    if hours < 1:
+def duration(seconds: float) -> str:
+    """For people, here and in the command line: 12 s, 4 min, 13 h 20 min, 3 d 4 h."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
         return f"{minutes} min"
-    if days < 1:
-        return f"{hours} h {minutes % 60} min"
-    return f"{days} d {hours % 24} h"
+    if minutes < 48 * 60:
+        hours, rest = divmod(minutes, 60)
+        return f"{hours} h {rest:02} min" if rest else f"{hours} h"
+    days, rest = divmod(round(minutes / 60), 24)
+    return f"{days} d {rest} h" if rest else f"{days} d"
 
 
 def _demands(load: LaneLoad) -> Iterable[tuple[str, float, int]]:

@@ -8,12 +8,14 @@ import pytest
 
 from batch.cli.progress import progress_words
 from batch.cli.story import tell
-from batch.cli.wording import amount, dollars, duration, listing, rate
+from batch.cli.wording import amount, dollars, listing, rate
+from batch.operations.warn_window import duration
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0, "0 s"), (99, "99 s"), (120, "2 min"), (48_000, "13 h 20 min"), (7200, "2 h"), (273_600, "3 d 4 h")],
+    [(0, "0 s"), (99, "99 s"), (120, "2 min"), (48_000, "13 h 20 min"), (7200, "2 h"), (32_220, "8 h 57 min"),
+     (273_600, "3 d 4 h")],
 )
 def test_durations_read_as_people_say_them(seconds: float, words: str) -> None:
     """Never more than two units."""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from batch.domain.limits import Limits
 from batch.operations.slicing import RouteLines, cut_slices, lines_per_slice
-from batch.operations.warn_window import LaneLoad, forecast, span, window_warning
+from batch.operations.warn_window import LaneLoad, forecast, window_warning
 
 
 def group(lines: list[int], tokens: int = 100) -> RouteLines:
@@ -58,9 +58,4 @@ def test_a_warning_is_made_only_when_the_time_is_too_short() -> None:
     assert window_warning(found, 7200) is None
     text = window_warning(found, 600)
     assert text is not None
-    assert "1 requests/minute, mx4 / core needs about 2 h 0 min, and 10 min are left" in text
-
-
-def test_spans_read_as_people_say_them() -> None:
-    """Two units at most."""
-    assert [span(s) for s in (45, 800, 32_220, 273_600)] == ["45 s", "13 min", "8 h 57 min", "3 d 4 h"]
+    assert "1 requests/minute, mx4 / core needs about 2 h, and 10 min are left" in text
