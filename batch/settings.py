@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_origin
 
@@ -275,7 +275,7 @@ def _variable(name: str) -> str:
 def _unknown_variables(env: Mapping[str, str]) -> list[str]:
     known = {_variable(name) for name in (*Settings.model_fields, "config")}
     return [
-        f"{name}: no such setting{_nearest(name, known)}"
+        f"{name}: no such setting{nearest(name, known)}"
         for name in sorted(env)
         if name.startswith("BATCHMILL_") and name not in known
     ]
@@ -286,7 +286,7 @@ def _explain(error: ValidationError, path: Path, env: Mapping[str, str], given: 
         location = [str(part) for part in item["loc"]]
         name, message = location[0], item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            message = f"no such key{_nearest(location[-1], _known_keys(location))}"
+            message = f"no such key{nearest(location[-1], _known_keys(location))}"
         source = str(path)
         if name in given:
             source = f"--{name.replace('_', '-')}"
@@ -306,6 +306,7 @@ def _known_keys(location: list[str]) -> set[str]:
     return set(model.model_fields)
 
 
-def _nearest(name: str, known: set[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The mend, or nothing."""
     match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" (did you mean {match[0]}?)" if match else ""

@@ -10,12 +10,16 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def error_in_body(data: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The error object of a body that came with 200 but is none, as some gateways send; else None."""
-    error = data.get("error")
-    if error and not data.get("choices"):
+def error_in_body(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The error of a body that came with 200 and is no answer, as some gateways send; else None. The body itself may
+    be the error: {"object": "error", ...}, {"detail": ...}, {"message": ...}."""
+    error, choices = data.get("error"), data.get("choices")
+    if error and not choices:
         return error if isinstance(error, dict) else {"message": str(error)}
-    for choice in data.get("choices") or ():
+    is_bare = "object" not in data and ("detail" in data or "message" in data)
+    if not choices and (is_bare or data.get("object") == "error"):
+        return data
+    for choice in choices or ():
         inner = choice.get("error") if isinstance(choice, dict) else None
         if inner and choice.get("finish_reason") == "error":
             return inner if isinstance(inner, dict) else {"message": str(inner)}

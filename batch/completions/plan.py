@@ -291,15 +291,13 @@ class _Draft:
             if n > 1 and self.options.on_unsupported == "reject":
                 raise self._refusal("n", "n > 1")
             return 1
-        if seeded and not card.seed_per_choice:
-            return 1
-        if self.body.get("temperature") == 0 and card.n_with_temperature_0 is not Support.NATIVE:
-            return 1
-        if "file_parts" in card.fanout_when and "files" in part_features(self.body["messages"]):
-            return 1
-        if "search" in card.fanout_when and self.body.get("web_search_options") is not None:
-            return 1
-        return min(n, card.n_max)
+        fans_out = (
+            (seeded and not card.seed_per_choice)
+            or (self.body.get("temperature") == 0 and card.n_with_temperature_0 is not Support.NATIVE)
+            or ("file_parts" in card.fanout_when and "files" in part_features(self.body["messages"]))
+            or ("search" in card.fanout_when and self.body.get("web_search_options") is not None)
+        )
+        return 1 if fans_out else min(n, card.n_max)
 
 
 _SPECIAL = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -119,14 +119,21 @@ def charged_tokens(charge: Charge, input_tokens: int, output_tokens: int, max_to
     return input_tokens + output_tokens, output_tokens
 
 
+# A quarter of the mean absolute deviation above the mean is about the 60th percentile of a bell curve.
+_P60 = 0.32
+TRUSTED_AFTER = 20
+
+
 @dataclass(slots=True)
 class Ratio:
-    """An exponentially weighted ratio of truth to estimate, with its mean relative error."""
+    """An exponentially weighted ratio of truth to estimate, with its mean relative error. It rules after 20 answers;
+    until then it is blended with its parent's."""
 
     value: float = 1.0
     spread: float = 0.0  # EWMA of |ratio - value|, to plan on a percentile
     error: float = 0.0   # EWMA of |corrected estimate - truth| / truth
     seen: int = 0
+    parent: Ratio | None = None
 
     def observe(self, estimated: float, actual: float) -> None:
         if estimated <= 0 or actual <= 0:
@@ -138,6 +145,14 @@ class Ratio:
         self.error += alpha * (abs(off) - self.error)
         self.spread += alpha * (abs(ratio - self.value) - self.spread)
         self.value += alpha * (ratio - self.value)
+        if self.parent is not None:
+            self.parent.observe(estimated, actual)
+
+    def blended(self) -> tuple[float, float]:
+        """(value, spread)"""
+        value, spread = self.parent.blended() if self.parent is not None else (1.0, 0.0)
+        share = min(1.0, self.seen / TRUSTED_AFTER)
+        return self.value * share + value * (1 - share), self.spread * share + spread * (1 - share)
 
     def to_json(self) -> list[float]:
         return [round(self.value, 4), round(self.spread, 4), round(self.error, 4), self.seen]
@@ -149,41 +164,26 @@ class Ratio:
         return cls()
 
 
-# A quarter of the mean absolute deviation above the mean is about the 60th percentile of a bell curve.
-_P60 = 0.32
-TRUSTED_AFTER = 20
-
-
-@dataclass(slots=True)
 class Ratios:
-    """What returned usage taught about estimates: for a lane, and for one template (batch) within it.
+    """What returned usage taught about estimates: for a lane, and, as its child, for one template (batch) within it."""
 
-    A template's own ratio rules after 20 answers; until then it is blended with its parent's, the lane's.
-    """
+    def __init__(self, parent: Ratios | None = None) -> None:
+        self.prompt: Ratio = Ratio(parent=parent.prompt if parent else None)
+        self.answer: Ratio = Ratio(parent=parent.answer if parent else None)
 
-    prompt: Ratio = field(default_factory=Ratio)
-    answer: Ratio = field(default_factory=Ratio)
-    parent: Ratios | None = None
-
-    def observe(
-        self, *, est_input: float, est_output: float, input_tokens: int, output_tokens: int
-    ) -> None:
+    def observe(self, *, est_input: float, est_output: float, input_tokens: int, output_tokens: int) -> None:
         """Learn from one call's usage; estimates are the uncorrected ones."""
         self.prompt.observe(est_input, input_tokens)
         self.answer.observe(est_output, output_tokens)
-        if self.parent is not None:
-            self.parent.observe(
-                est_input=est_input, est_output=est_output, input_tokens=input_tokens, output_tokens=output_tokens
-            )
 
     def input(self, estimated: float) -> int:
         """Input tokens to plan with: the 60th percentile, so that limits are not overrun half of the time."""
-        value, spread = self._prompt()
+        value, spread = self.prompt.blended()
         return max(1, int(estimated * (value + _P60 * spread) + 0.5)) if estimated > 0 else 0
 
     def output(self, estimated: float) -> int:
         """Output tokens to plan with: the mean, which is what a token budget feels over many calls."""
-        value, _ = self._answer()
+        value, _ = self.answer.blended()
         return max(1, int(estimated * value + 0.5)) if estimated > 0 else 0
 
     @property
@@ -199,22 +199,12 @@ class Ratios:
         return {"prompt": self.prompt.to_json(), "answer": self.answer.to_json()}
 
     @classmethod
-    def from_json(cls, data: Any, parent: Ratios | None = None) -> Ratios:
+    def from_json(cls, data: Any) -> Ratios:
         """From `lanes.learned["tokens"]`; anything unreadable starts anew."""
-        if not isinstance(data, dict):
-            return cls(parent=parent)
-        return cls(Ratio.from_json(data.get("prompt")), Ratio.from_json(data.get("answer")), parent)
-
-    def _prompt(self) -> tuple[float, float]:
-        return _blend(self.prompt, self.parent._prompt() if self.parent else (1.0, 0.0))
-
-    def _answer(self) -> tuple[float, float]:
-        return _blend(self.answer, self.parent._answer() if self.parent else (1.0, 0.0))
-
-
-def _blend(own: Ratio, parent: tuple[float, float]) -> tuple[float, float]:
-    share = min(1.0, own.seen / TRUSTED_AFTER)
-    return own.value * share + parent[0] * (1 - share), own.spread * share + parent[1] * (1 - share)
+        ratios = cls()
+        if isinstance(data, dict):
+            ratios.prompt, ratios.answer = Ratio.from_json(data.get("prompt")), Ratio.from_json(data.get("answer"))
+        return ratios
 
 
 def _ascii_tokens(text: str) -> float:

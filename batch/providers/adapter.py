@@ -147,7 +147,7 @@ class Adapter:
                 return self._bad_answer(response, latency_s, message)
         if not isinstance(data, dict):
             return self._bad_answer(response, latency_s, "HTTP 200 with JSON that is no object")
-        error = error_in_body(data) or flat_error(data)
+        error = error_in_body(data)
         if error is not None:
             return self._fail_in_200(request, response, latency_s, error)
         expected = _LISTS.get(path.removeprefix("/v1"))
@@ -251,12 +251,6 @@ def join_url(base_url: str, path: str) -> str:
     endpoint = path.removeprefix("/v1")
     joined = base.rstrip("/") + (endpoint if endpoint.startswith("/") else f"/{endpoint}")
     return f"{joined}{mark}{query}"
-
-
-def flat_error(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """A body that came with 200 and is an error itself: {"object": "error", ...}, {"detail": ...}, {"message": ...}."""
-    is_bare = "object" not in data and ("detail" in data or "message" in data)
-    return data if (is_bare or data.get("object") == "error") and not data.get("choices") else None
 
 
 def budget_scope(body: bytes) -> str | None:

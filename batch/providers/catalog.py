@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from batch.domain.errors import InvalidConfiguration, UnknownModel
 from batch.providers.presets import Preset, load_preset, preset_names
 from batch.providers.provider import Provider
-from batch.settings import ProviderConfig, RouteConfig, Settings, environment_value, parse_duration
+from batch.settings import ProviderConfig, RouteConfig, Settings, environment_value, nearest, parse_duration
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0"})  # noqa: S104 - compared, never bound
 GENERIC_PRESET = "openai-compatible"
@@ -84,10 +84,9 @@ class Catalog:
             for entry in route.providers:
                 name = entry.partition("/")[0]
                 if name not in self.providers and name not in preset_names():
-                    raise InvalidConfiguration(
-                        f"routes[{index}].providers: {name}: no such provider{_nearest(name, self.providers)}",
-                        param="routes",
-                    )
+                    mend = nearest(name, (*self.providers, *preset_names()))
+                    text = f"routes[{index}].providers: {name}: no such provider{mend}"
+                    raise InvalidConfiguration(text, param="routes")
 
     # resolution
 
@@ -246,7 +245,7 @@ class Catalog:
         if name in preset_names():
             return f"provider {name} is not configured; {_set_hint(name)}"
         configured = ", ".join(self.providers) or "none"
-        return f"no provider called {name}{_nearest(name, self.providers)}; configured: {configured}"
+        return f"no provider called {name}{nearest(name, (*self.providers, *preset_names()))}; configured: {configured}"
 
 
 def _hop(entry: str, model: str) -> Hop:
@@ -295,11 +294,6 @@ def _is_this_server(host: str, port: int, settings: Settings) -> bool:
         return False
     own = {settings.host.lower(), socket.gethostname().lower()} | LOOPBACK
     return host.lower() in own
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, [*known, *preset_names()], n=1, cutoff=0.6)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _set_hint(name: str) -> str:

@@ -6,7 +6,6 @@ May not touch: keys, the network. Adding a provider is adding a file; docs/provi
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from batch.completions.cards import Card, Support
 from batch.completions.parameters import OPENAI_KEYS
 from batch.domain.errors import InvalidConfiguration
 from batch.domain.limits import Charge
-from batch.settings import MAX_ATTEMPTS
+from batch.settings import MAX_ATTEMPTS, nearest
 
 PRESETS_DIR = Path(__file__).parent / "presets"
 
@@ -33,8 +32,7 @@ def check_feature(name: str) -> None:
     """Raises ValueError, with the nearest known name, for a capability row about nothing we know."""
     known = (*BODY_KEYS, *FEATURES)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        raise ValueError(f"{name}: no such capability" + (f" (did you mean {near[0]}?)" if near else ""))
+        raise ValueError(f"{name}: no such capability{nearest(name, known)}")
 
 
 def _known_features(rows: dict[str, Support]) -> dict[str, Support]:
@@ -223,8 +221,7 @@ def load_preset(name: str) -> Preset:
     """
     is_file = name.endswith(".toml")
     if not is_file and name not in preset_names():
-        near = difflib.get_close_matches(name, preset_names(), n=1, cutoff=0.5)
-        hint = f" (did you mean {near[0]}?)" if near else f"; there are: {', '.join(preset_names())}"
+        hint = nearest(name, preset_names()) or f"; there are: {', '.join(preset_names())}"
         raise InvalidConfiguration(f"preset {name}: no such preset{hint}", param="preset")
     path = Path(name) if is_file else PRESETS_DIR / f"{name}.toml"
     try:
@@ -267,5 +264,4 @@ def _explain(fault: Any, place: str) -> str:
         "engine": EngineFacts, "rate_headers": RateHeaders, "model_rows": ModelRow,
     }  # fmt: skip
     parent = next((parents[part] for part in reversed(location[:-1]) if part in parents), Preset)
-    near = difflib.get_close_matches(location[-1], list(parent.model_fields), n=1, cutoff=0.5)
-    return f"{place}: {key}: no such key" + (f" (did you mean {near[0]}?)" if near else "")
+    return f"{place}: {key}: no such key{nearest(location[-1], parent.model_fields)}"
