@@ -153,14 +153,15 @@ class Recorder:
                      error=type(error).__name__)  # fmt: skip
                 continue
             total.recorded += report.recorded
+            total.dropped += report.dropped
             total.sealed_batches += report.sealed_batches
+            total.paused_batches += report.paused_batches
         return total
 
     def _tell(self, group: Group, report: GroupReport, seconds: float) -> None:
         emit("results_recorded", rows=len(group.rows), seconds=seconds)
-        for reason in ("sealed", "duplicate", "unheld"):
-            for _ in range(getattr(report, f"dropped_{reason}")):
-                emit("result_dropped", reason=reason)
+        for reason in report.dropped.elements():
+            emit("result_dropped", reason=reason)
         for batch_id in report.sealed_batches:
             emit("batch_state", status="sealed", batch_id=batch_id)
         try:

@@ -37,7 +37,7 @@ def explain_batch(world: World, project_id: int, public_id: str) -> dict[str, An
             raise NotFound(f"No batch found with id '{public_id}'.", param="batch_id")
         now_ms = world.db.now(conn)
         source = files.find_file(conn, project_id, row.input_file)
-        work = [] if is_terminal(row.status) else explain.work_of_batch(conn, row.id)
+        work = [] if is_terminal(row.status) else explain.lane_work(conn, row.id)
         failures = explain.failures_of_batch(conn, row.id) if row.failed else []
         errors = batches.errors_of(conn, [row.id]).get(row.id, [])
         live, held = live_workers(conn), held_lines(conn, row.id)

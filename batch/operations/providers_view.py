@@ -15,7 +15,7 @@ from batch.domain.limits import Limits
 from batch.operations.eta import lane_facts
 from batch.operations.world import World
 from batch.providers.provider import Provider
-from batch.storage.explain import LaneWork, work_of_all
+from batch.storage.explain import LaneWork, lane_work
 from batch.storage.workers import WorkerRow, live_workers
 
 
@@ -30,7 +30,7 @@ def view_providers(world: World) -> list[dict[str, Any]]:
     """
     with world.db.read() as conn:
         now_ms = world.db.now(conn)
-        work = work_of_all(conn)
+        work = lane_work(conn)
         live = live_workers(conn)
     names = sorted({*world.catalog.providers, *(lane.provider for lane in work)})
     return [_view_provider(world, name, [w for w in work if w.provider == name], live, now_ms) for name in names]

@@ -36,14 +36,24 @@ class HeldLines:
     ready: int
 
 
-def work_of_batch(conn: sa.Connection, batch_id: int) -> list[LaneWork]:
-    """The lanes in which the batch has open lines."""
-    return _work(conn, batch_lanes.c.batch_id == batch_id)
-
-
-def work_of_all(conn: sa.Connection) -> list[LaneWork]:
-    """Every lane, with its open lines of all batches."""
-    return _work(conn, None)
+def lane_work(conn: sa.Connection, batch_id: int | None = None) -> list[LaneWork]:
+    """The lanes in which the batch has open lines; without one every lane, with the open lines of all batches."""
+    total = (
+        sa.select(
+            batch_lanes.c.lane_id,
+            sa.cast(sa.func.sum(batch_lanes.c.ready_lines), sa.BigInteger).label("ready"),
+            sa.cast(sa.func.sum(batch_lanes.c.leased_lines), sa.BigInteger).label("leased"),
+        )
+        .where(sa.true() if batch_id is None else batch_lanes.c.batch_id == batch_id)
+        .group_by(batch_lanes.c.lane_id)
+        .subquery()
+    )
+    query: sa.Select[Any] = (
+        sa.select(*LANE_COLUMNS, sa.func.coalesce(total.c.ready, 0), sa.func.coalesce(total.c.leased, 0))
+        .join_from(lanes, total, lanes.c.id == total.c.lane_id, isouter=batch_id is None)
+        .order_by(lanes.c.provider, lanes.c.model, lanes.c.id)
+    )
+    return [LaneWork(*row) for row in conn.execute(query)]
 
 
 def held_lines(conn: sa.Connection, batch_id: int) -> HeldLines:
@@ -71,22 +81,3 @@ def failures_of_batch(conn: sa.Connection, batch_id: int) -> list[dict[str, Any]
         {"code": name, "count": count, "lines": list(conn.execute(first.where(code == name)).scalars())}
         for name, count in counted
     ]
-
-
-def _work(conn: sa.Connection, where: sa.ColumnElement[bool] | None) -> list[LaneWork]:
-    total = (
-        sa.select(
-            batch_lanes.c.lane_id,
-            sa.cast(sa.func.sum(batch_lanes.c.ready_lines), sa.BigInteger).label("ready"),
-            sa.cast(sa.func.sum(batch_lanes.c.leased_lines), sa.BigInteger).label("leased"),
-        )
-        .where(sa.true() if where is None else where)
-        .group_by(batch_lanes.c.lane_id)
-        .subquery()
-    )
-    query: sa.Select[Any] = (
-        sa.select(*LANE_COLUMNS, sa.func.coalesce(total.c.ready, 0), sa.func.coalesce(total.c.leased, 0))
-        .join_from(lanes, total, lanes.c.id == total.c.lane_id, isouter=where is None)
-        .order_by(lanes.c.provider, lanes.c.model, lanes.c.id)
-    )
-    return [LaneWork(*row) for row in conn.execute(query)]

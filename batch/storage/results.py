@@ -32,12 +32,11 @@ REPORT_KEYS = 500
 
 @dataclass(slots=True)
 class GroupReport:
-    """What came of a group: rows inserted, rows dropped and why, and the batches that it sealed or paused."""
+    """What came of a group: rows inserted, rows `dropped` because they came for a sealed batch, as a duplicate or from
+    an owner that did not hold the slice ("unheld"), and the batches that it sealed or paused."""
 
     recorded: int = 0
-    dropped_sealed: int = 0
-    dropped_duplicate: int = 0
-    dropped_unheld: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
     sealed_batches: list[int] = field(default_factory=list)
     paused_batches: list[int] = field(default_factory=list)
 
@@ -118,7 +117,7 @@ def _record(
     for batch_id in sorted(by_batch):
         batch = locked.get(batch_id)
         if batch is None or batch.sealed_at is not None:
-            report.dropped_sealed += len(by_batch[batch_id])
+            report.dropped["sealed"] += len(by_batch[batch_id])
             continue
         fresh = _drop_unheld(by_batch[batch_id], held, report)
         fresh = _drop_duplicates(conn, batch_id, fresh, report)
@@ -134,7 +133,7 @@ def _drop_unheld(
     rows: list[LineResult], held: dict[tuple[int, int], Any], report: GroupReport
 ) -> list[LineResult]:
     kept = [row for row in rows if row.ok or not row.slice_id or (row.slice_id, row.epoch) in held]
-    report.dropped_unheld += len(rows) - len(kept)
+    report.dropped["unheld"] += len(rows) - len(kept)
     return kept
 
 
@@ -148,7 +147,7 @@ def _drop_duplicates(
         if row.line not in seen:
             seen.add(row.line)
             fresh.append(row)
-    report.dropped_duplicate += len(rows) - len(fresh)
+    report.dropped["duplicate"] += len(rows) - len(fresh)
     return fresh
 
 

@@ -189,11 +189,11 @@ def test_a_zombie_can_neither_close_nor_give_back_nor_record_a_failure(db: Datab
     [new] = claim_slices(db, lane, "w2", want_lines=10)
     assert new.epoch == old.epoch + 1
     report = record_group(db, [result_of(old, 1, ok=False), result_of(old, 2)], "w1", [old])
-    assert (report.recorded, report.dropped_unheld) == (1, 1)
+    assert (report.recorded, report.dropped["unheld"]) == (1, 1)
     assert "done" not in states(db, batch)
     assert not give_back_if_held(db, "w1", old, [Release(5)])
     report = record_group(db, [result_of(new, line) for line in range(1, 11)], "w2", [new])
-    assert (report.recorded, report.dropped_duplicate) == (9, 1)
+    assert (report.recorded, report.dropped["duplicate"]) == (9, 1)
     assert batch_row(db, batch).completed == 10
 
 

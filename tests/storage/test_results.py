@@ -30,7 +30,7 @@ def test_a_line_recorded_twice_counts_once_and_leaves_no_gap(db: Database) -> No
     [claim] = claim_slices(db, lane, "w", want_lines=10)
     record_group(db, [result_of(claim, 1), result_of(claim, 2)], "w")
     report = record_group(db, [result_of(claim, n) for n in (2, 3, 3, 1, 4)], "w")
-    assert (report.recorded, report.dropped_duplicate) == (2, 3)
+    assert (report.recorded, report.dropped["duplicate"]) == (2, 3)
     with db.read() as conn:
         seen = [(row.seq, row.line) for row in results_after(conn, batch, 0, 100)]
     assert seen == [(1, 1), (2, 2), (3, 3), (4, 4)]
@@ -41,7 +41,7 @@ def test_the_first_result_wins_also_when_it_is_a_failure(db: Database) -> None:
     batch = make_batch(db, [lane], 10)
     [claim] = claim_slices(db, lane, "w", want_lines=10)
     record_group(db, [result_of(claim, 1, ok=False)], "w")
-    assert record_group(db, [result_of(claim, 1)], "w").dropped_duplicate == 1
+    assert record_group(db, [result_of(claim, 1)], "w").dropped["duplicate"] == 1
     assert batch_row(db, batch).failed == 1
 
 
@@ -73,7 +73,7 @@ def test_nothing_is_recorded_after_the_seal(db: Database) -> None:
     with db.write() as conn:
         conn.execute(sa.update(batches).values(sealed_at=db_now()))
     report = record_group(db, [result_of(claim, 1)], "w")
-    assert (report.recorded, report.dropped_sealed) == (0, 1)
+    assert (report.recorded, report.dropped["sealed"]) == (0, 1)
     assert batch_row(db, batch).completed == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -126,6 +127,24 @@ def test_a_database_that_goes_away_while_rows_are_stored_singly_loses_none(store
     recorder.start()
     eventually(lambda: store.rows == [0, 1, 2, 4, 5])
     assert recorder.stop(5) == 0
+
+
+def test_what_came_of_a_group_that_is_stored_row_by_row_is_told_whole(store: Store) -> None:
+    """Also the batches that it paused, and the rows that came too late."""
+    store.refused = 1
+    reports: list[GroupReport] = []
+
+    def record(rows: Sequence[LineResult], closing: Sequence[SliceClaim]) -> GroupReport:
+        store.record(rows, closing)
+        return GroupReport(len(rows), Counter(duplicate=1), [rows[0].line], [rows[0].line])
+
+    recorder = Recorder(record, lambda group, report: reports.append(report))
+    for line in range(3):
+        recorder.put(row(line))
+    recorder.start()
+    eventually(lambda: reports)
+    assert recorder.stop(5) == 0
+    assert reports == [GroupReport(2, Counter(duplicate=2), [0, 2], [0, 2])]
 
 
 def test_the_thread_outlives_a_listener_that_fails(store: Store) -> None:
