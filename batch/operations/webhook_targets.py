@@ -24,10 +24,6 @@ TIMEOUT_S = 10.0
 _USER_AGENT = "Batchmill-Webhooks/1"
 
 
-class TargetRefused(Exception):
-    """The target may not be called; the message says why, without the URL's path or query."""
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """`status` is None when no HTTP status was read; `reason` then says what happened."""
@@ -62,8 +58,8 @@ def post_webhook(url: str, body: bytes, headers: Mapping[str, str], *, allow_pri
         check_target(url, allow_private=allow_private)
         status = asyncio.run(_post(url, body, headers, allow_private))
         return Answer(status, f"answered {status}")
-    except (TargetRefused, InvalidRequest) as refused:
-        return Answer(None, str(refused))
+    except InvalidRequest as refused:
+        return Answer(None, refused.message)
     except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError, ValueError) as fault:
         return Answer(None, f"did not answer ({type(fault).__name__})")
 
@@ -87,14 +83,14 @@ async def _post(url: str, body: bytes, headers: Mapping[str, str], allow_private
 
 
 def resolve(host: str, port: int, allow_private: bool) -> str:
-    """One address of `host` that may be called; raises TargetRefused when any of them may not."""
+    """One address of `host` that may be called; raises InvalidRequest when any of them may not."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError):
-        raise TargetRefused("the host name does not resolve") from None
+        raise InvalidRequest("the host name does not resolve") from None
     addresses = [str(entry[4][0]) for entry in found]
     if not allow_private and not all(is_public(ipaddress.ip_address(a.partition("%")[0])) for a in addresses):
-        raise TargetRefused("the host is in a private network (webhook_allow_private = false)")
+        raise InvalidRequest("the host is in a private network (webhook_allow_private = false)")
     return addresses[0]
 
 
