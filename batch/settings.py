@@ -75,7 +75,7 @@ class ProviderConfig(Strict):
 
     preset: str | None = None
     base_url: str | None = None
-    base_urls: list[str] | None = None
+    base_urls: list[str] = []
     api_key_env: str | None = None
     api_key_file: Path | None = None
     engine: Literal["vllm", "sglang", "llamacpp", "ollama", "transformers", "tgi", "openai"] | None = None
@@ -87,14 +87,14 @@ class ProviderConfig(Strict):
     tokens_per_minute: float | None = Field(default=None, gt=0)
     tokens_per_day: float | None = Field(default=None, gt=0)
     concurrency: int | None = Field(default=None, ge=1, le=100_000)
-    models: list[str] | None = None
-    price: dict[str, Price] | None = None  # by model, "*" for the rest
-    defaults: dict[str, Any] | None = None  # body keys merged where absent
-    tls: TlsConfig | None = None
+    models: list[str] = []
+    price: dict[str, Price] = {}  # by model, "*" for the rest
+    defaults: dict[str, Any] = {}  # body keys merged where absent
+    tls: TlsConfig = TlsConfig()
     launch: LaunchConfig | None = None
     stream: bool | None = None  # ask upstream for SSE and fold it to one answer
-    timeout_s: float | None = Field(default=None, gt=0)  # one call, first byte to last
-    capabilities: dict[str, Any] | None = None  # overrides of the preset's capability rows
+    timeout_s: float = Field(default=600.0, gt=0)  # one call, first byte to last
+    capabilities: dict[str, Any] = {}  # overrides of the preset's capability rows
     queue: str | None = None  # the Celery queue whose workers serve this provider; default "calls"
 
     @model_validator(mode="after")

@@ -70,7 +70,7 @@ class Adapter:
         if self._key_problem:
             return Failure(FailureKind.BAD_KEY, self._key_problem, sent=False)
         url = self._urls.get((base_url, path)) or self._remember_url(base_url, path)
-        request = UpstreamRequest(url, self._headers, body, self.provider.timeout_s, stream)
+        request = UpstreamRequest(url, self._headers, body, self.provider.config.timeout_s, stream)
         try:
             response = await self._transport.send(request)
         except TransportFault as fault:

@@ -182,7 +182,7 @@ class Catalog:
         """Ids that are known by name: configured, read from servers, and routes without wildcards."""
         found: dict[str, ModelInfo] = {}
         for provider in self.providers.values():
-            for model in (*(provider.config.models or ()), *provider.listed):
+            for model in (*provider.config.models, *provider.listed):
                 found.setdefault(model, ModelInfo(model, provider.name, provider.preset.title))
         for route in self.routes:
             name = route.providers[0].partition("/")[0]

@@ -93,7 +93,7 @@ def _ask(provider: Provider, base_url: str) -> list[str]:
 
 
 def _tls_context(provider: Provider) -> ssl.SSLContext | bool:
-    tls = provider.tls
+    tls = provider.config.tls
     if tls.ca is None and tls.cert is None:
         return True
     context = ssl.create_default_context(cafile=str(tls.ca) if tls.ca else None)

@@ -19,10 +19,9 @@ from batch.domain.errors import InvalidConfiguration
 from batch.domain.limits import Limits
 from batch.providers.presets import CardFields, LimitFields, Preset, check_feature, fits
 from batch.providers.prices import Price, package_context, package_price
-from batch.settings import LaunchConfig, ProviderConfig, TlsConfig
+from batch.settings import LaunchConfig, ProviderConfig
 
 DEFAULT_QUEUE = "calls"
-DEFAULT_TIMEOUT_S = 600.0
 
 _RATES = tuple(name for name in LimitFields.model_fields if "_per_" in name)
 
@@ -43,7 +42,7 @@ class Provider:
     _prices: dict[str, Price | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._support, self._fields = _capabilities(self.name, self.config.capabilities or {})
+        self._support, self._fields = _capabilities(self.name, self.config.capabilities)
         plan = self.plan
         if plan is not None and plan not in self.preset.plans:
             known = ", ".join(self.preset.plans) or "none"
@@ -56,7 +55,7 @@ class Provider:
     @property
     def base_urls(self) -> tuple[str, ...]:
         config = self.config
-        given = tuple(config.base_urls or ()) or ((config.base_url,) if config.base_url else ())
+        given = tuple(config.base_urls) or ((config.base_url,) if config.base_url else ())
         default = (self.preset.base_url,) if self.preset.base_url else ()
         return given or self.launched_urls or (default if self.config.launch is None else ())
 
@@ -71,21 +70,13 @@ class Provider:
         return self.config.queue or (f"engine-{self.name}" if self.config.launch else DEFAULT_QUEUE)
 
     @property
-    def tls(self) -> TlsConfig:
-        return self.config.tls or TlsConfig()
-
-    @property
     def launch(self) -> LaunchConfig | None:
         return self.config.launch
 
     @property
-    def timeout_s(self) -> float:
-        return self.config.timeout_s or DEFAULT_TIMEOUT_S
-
-    @property
     def defaults(self) -> Mapping[str, Any]:
         """Body keys merged where a line has none."""
-        return self.config.defaults or {}
+        return self.config.defaults
 
     # the credential
 
@@ -191,15 +182,14 @@ class Provider:
         return self._prices[model]
 
     def _find_price(self, model: str) -> Price | None:
-        table = self.config.price or {}
-        stated = table.get(model) or table.get("*")
+        stated = self.config.price.get(model) or self.config.price.get("*")
         if stated is not None:
             return Price(stated.input, stated.output, stated.cached)
         return package_price(self.preset.prices, model) if self.preset.prices else None
 
     def lists(self, model: str) -> bool:
         """True when the configuration or the server itself names exactly this id."""
-        return model in (self.config.models or ()) or model in self.listed
+        return model in self.config.models or model in self.listed
 
     def serves(self, model: str) -> bool:
         """False when the configuration names this provider's models and `model` is none of them."""

@@ -69,7 +69,7 @@ def make_transport(
     kind: Literal["direct", "httpx"], provider: Provider, settings: Settings, clock: Clock = SYSTEM_CLOCK
 ) -> Transport:
     """One per provider and event loop. Raises InvalidConfiguration for certificates that cannot be used."""
-    client = _build_client(provider.tls, ENGINE_IDLE_S if provider.engine else IDLE_S)
+    client = _build_client(provider.config.tls, ENGINE_IDLE_S if provider.engine else IDLE_S)
     if kind == "direct":
         return DirectTransport(client, settings.response_max_bytes, clock)
     return HttpxSeam(_Unbuffering(client), settings.response_max_bytes, clock)
