@@ -48,7 +48,7 @@ def judge_choice(
     tool_calls = message.get("tool_calls")
     if tool_calls and not (rung == "tool" and plan.shape is not None):
         return _judge_tools(choice, tool_calls, plan, schemas)
-    if _is_silent(choice, message):
+    if is_silent(choice):
         return Verdict(Ruling.EMPTY, choice, ("no answer: content is null and no tool is called",))
     cut = _cut_at_stop(choice, plan.stops)
     if plan.shape is None:
@@ -62,10 +62,11 @@ def is_refusal(choice: dict[str, Any]) -> bool:
     return bool(choice["message"].get("refusal")) or choice.get("finish_reason") == "content_filter"
 
 
-def _is_silent(choice: dict[str, Any], message: dict[str, Any]) -> bool:
-    if message.get("content") is not None or message.get("tool_calls"):
+def is_silent(choice: dict[str, Any]) -> bool:
+    message = choice["message"]
+    if message.get("content") is not None or is_refusal(choice):
         return False
-    if message.get("function_call") or message.get("audio"):
+    if any(message.get(kind) for kind in ("tool_calls", "function_call", "audio")):
         return False
     return choice.get("finish_reason") != "length"  # all tokens may have gone into reasoning
 

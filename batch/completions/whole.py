@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from batch.completions.judge import is_silent
 from batch.completions.rules import CHAT, EMBEDDINGS, RESPONSES
 
 _LIST_OF = {EMBEDDINGS: "data", RESPONSES: "output"}
@@ -22,7 +23,7 @@ def is_whole(data: dict[str, Any], endpoint: str) -> bool:
         return False
     choice = given[0]
     message = choice.get("message") if type(choice) is dict else None
-    return type(message) is dict and (message.get("content") is not None or _says_otherwise(choice, message))
+    return type(message) is dict and not is_silent(choice)
 
 
 def is_complete(data: dict[str, Any], choice: dict[str, Any]) -> bool:
@@ -40,9 +41,3 @@ def is_complete(data: dict[str, Any], choice: dict[str, Any]) -> bool:
         and "created" in data
         and bool(data.get("model"))
     )
-
-
-def _says_otherwise(choice: dict[str, Any], message: dict[str, Any]) -> bool:
-    return any(message.get(key) for key in ("tool_calls", "refusal", "function_call", "audio")) or choice.get(
-        "finish_reason"
-    ) in ("length", "content_filter")

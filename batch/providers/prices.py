@@ -8,8 +8,6 @@ May not touch: the network; the package's own updater is never started.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from types import ModuleType
 from typing import Any
 
 from batch.domain.outcome import Usage
@@ -42,21 +40,24 @@ class Price:
 
 def package_price(provider_id: str, model: str) -> Price | None:
     """The price in genai-prices, or None. `provider_id` is that package's id, e.g. "x-ai"."""
-    package, info = _package(), _model_info(provider_id, model)
-    if package is None or info is None:
-        return None
+    import genai_prices  # noqa: PLC0415 - 160 ms of import that only a priced provider pays
+
     try:
-        found = package.calc_price(package.Usage(input_tokens=1), model, provider_id=provider_id).model_price
+        found = genai_prices.calc_price(genai_prices.Usage(input_tokens=1), model, provider_id=provider_id)
     except (LookupError, ValueError):
         return None
-    return _from_package(found)
+    return _from_package(found.model_price)
 
 
 def package_context(provider_id: str, model: str) -> int | None:
     """The context window in tokens as genai-prices states it, or None."""
-    info = _model_info(provider_id, model)
-    window = getattr(info, "context_window", None)
-    return window if isinstance(window, int) and window > 0 else None
+    from genai_prices import data_snapshot  # noqa: PLC0415 - as above
+
+    try:
+        _, info = data_snapshot.get_snapshot().find_provider_model(model, None, provider_id, None)
+    except LookupError:
+        return None
+    return info.context_window or None
 
 
 def _from_package(found: Any) -> Price | None:
@@ -84,23 +85,3 @@ def _rate(rate: Any, input_tokens: int) -> float | None:
         if input_tokens > tier.start:
             value = tier.price
     return float(value)
-
-
-def _model_info(provider_id: str, model: str) -> Any:
-    package = _package()
-    if package is None:
-        return None
-    try:
-        return package.data_snapshot.get_snapshot().find_provider_model(model, None, provider_id, None)[1]
-    except LookupError:
-        return None
-
-
-@cache
-def _package() -> ModuleType | None:
-    try:
-        import genai_prices  # noqa: PLC0415 - 160 ms of import that only a priced provider pays
-    except ImportError:
-        return None
-    module: ModuleType = genai_prices
-    return module
