@@ -32,7 +32,7 @@ from batch.domain.retry import Action, decide
 from batch.telemetry import configure_logs
 from benchmarks.stack import ROOT, plain_environment, upstream
 from tests.harness.servers import running_valkey
-from workers.concurrency import Window
+from workers.concurrency import Window, first_size
 from workers.pacer import Pacer
 from workers.pacer_source import LanePaused
 from workers.pacer_steps import Steps
@@ -133,8 +133,7 @@ async def batchmill(caller: Caller, job: dict[str, Any]) -> None:
     steps = Steps(redis)
     pacer = Pacer(steps, worker=f"w{os.getpid()}", live_workers=lambda: int(job["processes"]))
     lane = pacer.lane("bench", "none", "bench-model", Limits(**job["known"]))
-    is_known = lane.limits.has_rate or lane.limits.concurrency
-    window = Window(start=64 if is_known else max(1, 8 // job["processes"]), maximum=512)
+    window = Window(start=first_size(lane.limits, job["processes"], is_engine=False), maximum=512)
     worth = lane.waiting_worth
     pacing, tasks = 0, set[asyncio.Task[None]]()
 

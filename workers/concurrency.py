@@ -1,6 +1,6 @@
 """How many calls of a lane may be in flight in this process, where nothing else limits them.
 
-Owns: Window — it doubles while it is used, stops growing when answers of equal length become slow and
+Owns: first_size and Window — it doubles while it is used, stops growing when answers of equal length become slow and
 steps back when they become much slower; latency counts per output token, and only that of answers. An
 engine's queue gauge, where read, takes over. Never below 1. What 429s teach is domain.found_limit's.
 May not touch: waiting, Redis, HTTP.
@@ -8,14 +8,30 @@ May not touch: waiting, Redis, HTTP.
 
 from __future__ import annotations
 
+from batch.domain.limits import Limits
+
 SLOWER = 2.0            # short-term latency over long-term: no growth
 MUCH_SLOWER = 3.0       # a step back, once per round
 SHORT_S, LONG_S = 2.0, 60.0  # time constants of the two latencies
 TYPICAL_TOKENS = 20.0   # the part of a latency that does not depend on the answer's length, in tokens
 GAUGE_FRESH_S = 10.0
 REFUSED_S = 1.0         # without growth after a refusal
+RATED_SIZE, RATED_S = 64, 30  # at first where a rate is known: so many calls, or the rate with answers of 30 s
 QUEUE_LOW, QUEUE_HIGH = 0.05, 0.25  # of running: what an engine should have waiting
 CACHE_FULL = 0.95
+
+
+def first_size(limits: Limits, workers: int, *, is_engine: bool) -> int:
+    """Calls in flight for a process to begin with.
+
+    What is known is used at once: a rate, which the pacer keeps to, or a number, which workers share (an engine's
+    only caps what its own queue allows). Where nothing is known, all workers together begin with a few.
+    """
+    if limits.has_rate:
+        return max(RATED_SIZE, limits.start_concurrency, round(RATED_S * (limits.requests_per_second_bound or 0)))
+    if limits.concurrency and not is_engine:
+        return limits.concurrency
+    return max(1, limits.start_concurrency // workers)
 
 
 class Window:

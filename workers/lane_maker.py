@@ -19,7 +19,7 @@ from batch.operations.world import World
 from batch.providers.adapter import Adapter, make_adapter
 from batch.storage.claims import OpenLine
 from batch.storage.lanes import LaneRow
-from workers.concurrency import Window
+from workers.concurrency import Window, first_size
 from workers.engine_process import ManagedEngine
 from workers.engines import Engine
 from workers.executor import LaneContext
@@ -31,8 +31,6 @@ from workers.recorder import Recorder
 
 if TYPE_CHECKING:
     from workers.pump import Pump
-
-RATED_START = 64  # calls in flight to begin with where a known rate does the limiting
 
 
 @dataclass(slots=True)
@@ -80,9 +78,7 @@ class LaneMaker:
         if provider is None or provider.key_id != row.key_id:
             return None
         limits = provider.limits(row.model, row.learned)
-        start = max(RATED_START, limits.start_concurrency)
-        if not limits.has_rate:  # all workers together begin with start_concurrency
-            start = max(1, limits.start_concurrency // self._pacer.live_workers())
+        start = first_size(limits, self._pacer.live_workers(), is_engine=bool(provider.engine))
         maximum = min(limits.concurrency or self.load.limit, self.load.limit)
         context = LaneContext(
             provider, row.model, provider.card(row.model, row.learned), provider.price(row.model), world.clock,

@@ -17,7 +17,7 @@ from batch.domain.found_limit import Found, Seen
 from batch.domain.gcra import Meter
 from batch.domain.limits import Limits
 from batch.domain.outcome import Failure, FailureKind, Success
-from workers.concurrency import Window
+from workers.concurrency import Window, first_size
 from workers.pacer import Pacer
 from workers.pacer_steps import Lease
 
@@ -185,7 +185,7 @@ class Worker:
     def __init__(self, name, limits, provider, steps, clock, live):
         self.pacer = Pacer(steps, worker=name, clock=clock, live_workers=lambda: live)
         self.lane = self.pacer.lane("p", "k", "m", limits)
-        start = 64 if limits.has_rate else max(1, limits.start_concurrency // live)
+        start = first_size(limits, live, is_engine=False)
         self.window = Window(start=start, maximum=limits.concurrency or 512)
         self._clock, self._provider = clock, provider
         self._runners, self._waiting = set(), 0

@@ -7,7 +7,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.concurrency import Window
+from batch.domain.limits import Limits
+from workers.concurrency import Window, first_size
 
 
 def answer(window, now, count, latency_s, tokens=50):
@@ -20,6 +21,15 @@ def answer(window, now, count, latency_s, tokens=50):
         window.on_start()
     for _ in range(calls):
         window.on_end()
+
+
+def test_what_is_known_is_used_from_the_start():
+    """A stated number of calls, or a rate with slow answers, is not crept up to; an unknown limit is."""
+    assert first_size(Limits(concurrency=2_000), 1, is_engine=False) == 2_000
+    assert first_size(Limits(requests_per_second=30), 2, is_engine=False) == 900
+    assert first_size(Limits(tokens_per_minute=10_000), 2, is_engine=False) == 64
+    assert first_size(Limits(), 2, is_engine=False) == 4
+    assert first_size(Limits(concurrency=128, start_concurrency=32), 2, is_engine=True) == 16
 
 
 def test_it_reaches_its_maximum_fast_where_nothing_limits():
