@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from batch.api.access import Access
 from batch.api.errors import respond_to
 from batch.api.security import check_is_local
-from batch.domain.errors import InvalidRequest, TooLarge
+from batch.domain.errors import BatchmillError, InvalidRequest, TooLarge
 from batch.domain.ids import new_id
 from batch.operations.world import World
 from batch.telemetry import emit
@@ -65,7 +65,8 @@ class Frame:
         except Exception as error:  # the wall of one HTTP request
             response = respond_to(error)
             if response.status_code >= 500:
-                emit("http_failed", path=exchange.route(), error=type(error).__name__, exc_info=error)
+                unknown = None if isinstance(error, BatchmillError) else error  # ours says all; others need their trace
+                emit("http_failed", path=exchange.route(), error=type(error).__name__, exc_info=unknown)
             if not exchange.started:
                 await response(exchange.scope, exchange.receive, exchange.send)
             else:
