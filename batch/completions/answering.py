@@ -90,8 +90,9 @@ class Answering:
     @property
     def is_done(self) -> bool:
         """True when nothing is open and nothing more will be asked."""
-        is_answered = bool(self.choices) and all(choice.kept is not None for choice in self.choices)
-        return not self._open and (is_answered or self._whole is not None or self.is_doomed)
+        if self._open or self._whole is not None or self.is_doomed:
+            return not self._open
+        return bool(self.choices) and all(choice.kept is not None for choice in self.choices)
 
     @property
     def is_doomed(self) -> bool:
