@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from typing import Any, Self
 
 import orjson
+import uvloop
 
 from batch.simulator.config import SimulatorConfig
 from batch.simulator.exchange import Exchange
@@ -23,13 +24,6 @@ from batch.simulator.personalities import personality
 from batch.simulator.protocol import Connection, Head, Reply
 from batch.simulator.queueing import Slots
 from batch.simulator.witness import Record, Witness
-
-try:
-    import uvloop
-
-    _new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-except ImportError:  # pragma: no cover - uvloop is absent on some platforms
-    _new_loop = asyncio.new_event_loop
 
 _FIXED = {"host", "port", "log_path", "keep_log"}
 
@@ -45,7 +39,7 @@ class Simulator:
     """A simulated provider. Thread-safe: its own loop serves; others read the witness and reconfigure."""
 
     def __init__(self, config: SimulatorConfig) -> None:
-        self._loop = _new_loop()
+        self._loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self._thread: threading.Thread | None = None
         self._peers: set[Connection] = set()
         self._slots = Slots(*_slots_of(config))

@@ -95,6 +95,16 @@ def test_a_full_queue_is_said_with_the_engines_own_status() -> None:
             assert first.result() == 0
 
 
+def test_a_simulator_that_is_told_to_play_an_engine_queues_as_one() -> None:
+    """Its slots count from then on."""
+    with ThreadPoolExecutor(1) as pool, start_simulator() as simulator:
+        simulator.reconfigure(personality="vllm", slots=1, faults=(Fault("hang", on=(0,)),))
+        first = pool.submit(answered, simulator)
+        eventually(lambda: gauges(simulator) == (1, 0))
+        simulator.stop()
+        assert first.result() == 0
+
+
 def answered(simulator: Simulator) -> int:
     """The status, or 0 when the connection broke."""
     url = simulator.base_url + "/chat/completions"
@@ -166,7 +176,9 @@ def test_flags_become_settings() -> None:
     assert (config.personality, config.features) == ("xai", (("n", "ignored"),))
 
 
-@pytest.mark.parametrize("flags", [["--fault", "earthquake"], ["--feature", "n=maybe"], ["--latency", "slow"]])
+@pytest.mark.parametrize("flags", [
+    ["--fault", "earthquake"], ["--feature", "n=maybe"], ["--latency", "slow"], ["--latency", "normal:1"],
+])  # fmt: skip
 def test_wrong_flags_end_with_2_and_a_sentence(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(flags) == 2
     assert capsys.readouterr().err.startswith("simulate: ")
