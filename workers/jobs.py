@@ -24,6 +24,7 @@ from workers.sweeps import SWEEPS, run_sweep
 TICK_S = 1.0
 AWAY_S = RENEW_EVERY_S  # without an answer of the database
 BEAT_EVERY_TICKS = 10
+STOP_S = 25.0
 
 
 class Jobs:
@@ -35,7 +36,6 @@ class Jobs:
         self._life = Life(settings.resolved_database_url, self.owner)
         self._clock = self._world.clock
         self._stopping = threading.Event()
-        self._timer: threading.Thread | None = None
         self._running = 0
         self._asking_since: float | None = None
         self._patient_until = 0.0
@@ -43,8 +43,7 @@ class Jobs:
 
     def start_timer(self) -> None:
         """Sweep by our own timer from now on."""
-        self._timer = threading.Thread(target=self._tick_for_ever, name="sweeps", daemon=True)
-        self._timer.start()
+        threading.Thread(target=self._tick_for_ever, name="sweeps", daemon=True).start()
 
     def ingest(self, batch_id: int) -> None:
         self._guarded("ingest", lambda: ingest_batch(self._world, batch_id, self.owner, self._stopping.is_set))
@@ -64,13 +63,11 @@ class Jobs:
     def begin_stop(self) -> None:
         self._stopping.set()
 
-    def stop(self, within_s: float = 25.0) -> None:
+    def stop(self) -> None:
         """Wait for what runs: an ingest stops at its next chunk, a finalize is short or is taken over."""
         self.begin_stop()
-        limit = self._clock.monotonic() + within_s
         with self._idle:
-            while self._running and self._clock.monotonic() < limit:
-                self._idle.wait(0.2)
+            self._idle.wait_for(lambda: not self._running, STOP_S)
         self._guarded("forget_worker", self._forget)
         self._world.close()
         if not self._running:

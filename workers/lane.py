@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from batch.completions.calls import Call
 from batch.domain.circuit import Circuit
 from batch.domain.outcome import Outcome, Success
-from batch.domain.progress import LineState
-from batch.domain.retry import Action, Decision, LaneFacts
+from batch.domain.retry import Action, LaneFacts
 from batch.providers.adapter import budget_scope
 from batch.providers.learned import Evidence
 from batch.settings import GIVE_BACK_ABOVE_S
@@ -28,7 +27,7 @@ from workers.executor import LineRun, Step
 from workers.leases import HeldSlice
 from workers.line_queue import LineQueue
 from workers.pacer_lane import USED_UP
-from workers.pacer_source import LanePaused
+from workers.pacer_source import LanePaused, Pause
 from workers.tally import Tally
 
 if TYPE_CHECKING:
@@ -65,7 +64,6 @@ class Lane:
         self._runners: set[asyncio.Task[None]] = set()
         self._pacing: set[asyncio.Task[None]] = set()
         self._attempt = Attempt(self)
-        self._calls: dict[asyncio.Task[None], LineRun] = self._attempt.calls
         self._admit_at = 0.0       # monotonic: the breaker's next look
         self._loop = asyncio.get_running_loop()
         self._clock = parts.context.clock
@@ -112,7 +110,7 @@ class Lane:
 
     @property
     def in_flight(self) -> int:
-        return len(self._calls)
+        return len(self._attempt.calls)
 
     # lines out
 
@@ -135,7 +133,7 @@ class Lane:
 
     def abort(self, held: HeldSlice) -> None:
         """Cut this slice's calls in flight; their answers are lost, the lines released."""
-        for task, line in list(self._calls.items()):
+        for task, line in list(self._attempt.calls.items()):
             if line.held is held:
                 task.cancel()
 
@@ -265,8 +263,7 @@ class Lane:
             self.circuit.abandon_probe()
             self._urgent.appendleft((line, call))
             if pause.code == USED_UP:  # nobody wrote it down yet
-                used_up = Decision(Action.PAUSE_LANE, LineState(), pause.reason, until=pause.until, code=pause.code)
-                self.parts.pump.news.pause(self, used_up)
+                self.parts.pump.news.pause(self, Pause(pause.until, pause.code, pause.reason))
             self.block(pause.until)
             return
         except asyncio.CancelledError:
@@ -332,8 +329,9 @@ class Lane:
         """Do what a step says; the first of its calls comes back to be made at once."""
         if step.learned:
             self.parts.pump.news.note_support(self, step.learned)
-        if step.pause is not None:
-            self.parts.pump.news.pause(self, step.pause)
+        if (decision := step.pause) is not None:
+            pause = Pause(decision.until or 0.0, decision.code or "paused", decision.reason)
+            self.parts.pump.news.pause(self, pause, whole_key=decision.action is Action.PAUSE_KEY)
         if step.scope is not None:
             self.refused_scopes[step.scope[0]] = step.scope[1]
         if step.result is not None:

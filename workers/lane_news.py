@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from batch.domain.progress import LineState
-from batch.domain.retry import Action, Decision
 from batch.operations.world import World
 from batch.providers.headers import parse_rate_headers
 from batch.providers.learned import learn_support
@@ -33,16 +31,14 @@ class LaneNews:
         self._pacer = pacer
         self._pump = pump
 
-    def pause(self, lane: Lane, decision: Decision) -> None:
+    def pause(self, lane: Lane, pause: Pause, *, whole_key: bool = False) -> None:
         """A wrong key, a quota, a daily limit: into the database first, then to Redis and the other lanes."""
-        until = decision.until or self._world.clock.now()
-        if lane.blocked_until >= until - 1.0:
+        if lane.blocked_until >= pause.until - 1.0:
             return  # the other calls of the same incident
-        pause, whole_key = Pause(until, decision.code or "paused", decision.reason), decision.action is Action.PAUSE_KEY
         for other in self._pump.lanes.values():
             if other is lane or (whole_key and other.parts.pace.key_name == lane.parts.pace.key_name):
                 other.on_probation = True
-                other.block(until)
+                other.block(pause.until)
         self._pump.spawn(self._pump.guarded("pause", self._write_pause(lane, pause, whole_key)))
 
     async def _write_pause(self, lane: Lane, pause: Pause, whole_key: bool) -> None:
@@ -62,10 +58,10 @@ class LaneNews:
 
     def engine_failed(self, provider: str, reason: str) -> None:
         """A managed engine does not start: its lanes stand for a minute, and say why."""
-        until = self._world.clock.now() + PROBE_EVERY_S
+        pause = Pause(self._world.clock.now() + PROBE_EVERY_S, "engine_down", reason)
         for lane in self._pump.lanes.values():
             if lane.context.provider.name == provider:
-                self.pause(lane, Decision(Action.PAUSE_LANE, LineState(), reason, until=until, code="engine_down"))
+                self.pause(lane, pause)
 
     def note_first_success(self, lane: Lane) -> None:
         was_paused, lane.on_probation = lane.on_probation, False

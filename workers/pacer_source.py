@@ -227,7 +227,8 @@ class SlotSource:
     async def _come_back(self) -> None:
         """Redis answers again: its long windows learn what was sent without it."""
         await self._seed()
-        await self.steps.count(self._buckets[0], self._sent_locally)
+        for bucket in self._buckets[:1]:
+            await self.steps.count(bucket, self._sent_locally)
         emit("pacing_shared", lane=self.name)
         self._sent_locally = {}
         self._meter = Meter()
@@ -235,8 +236,9 @@ class SlotSource:
 
     async def _seed(self) -> None:
         seeds = self._counters.get(self._scope)
-        if isinstance(seeds, dict):
-            await self.steps.seed(self._buckets[0], seeds)
+        for bucket in self._buckets[:1]:
+            if isinstance(seeds, dict):
+                await self.steps.seed(bucket, seeds)
 
     def _background(self, work: Awaitable[Any]) -> None:
         task = asyncio.ensure_future(work)

@@ -17,7 +17,7 @@ import uvloop
 from redis.asyncio import Redis
 
 from batch.clock import SYSTEM_CLOCK
-from batch.operations.world import World, open_world
+from batch.operations.world import open_world
 from batch.settings import Settings
 from batch.storage.results import GroupReport, record_group
 from batch.telemetry import emit
@@ -27,7 +27,7 @@ from workers.life import Life
 from workers.pacer import Pacer
 from workers.pacer_steps import Steps
 from workers.pump import Pump
-from workers.recorder import Group, Record, Recorder
+from workers.recorder import Group, Recorder
 
 START_S = 30.0
 GC_THRESHOLDS = (20_000, 50, 100)
@@ -88,7 +88,7 @@ class CallsRuntime:
         self._loop = asyncio.get_running_loop()
         self._finish = asyncio.Event()
         world = open_world(self._settings)
-        recorder = Recorder(self._recording(world), self._told)
+        recorder = Recorder(lambda rows, closing: record_group(world.db, rows, self.name, closing), self._told)
         redis = Redis.from_url(self._settings.resolved_redis_url, socket_timeout=5.0, socket_connect_timeout=2.0)
         heartbeat = Heartbeat(world, self.name, self._queues)
         pacer = Pacer(Steps(redis), worker=self.name, live_workers=heartbeat.live_workers)
@@ -115,9 +115,6 @@ class CallsRuntime:
             await maker.close()
             await redis.aclose()
             world.close()
-
-    def _recording(self, world: World) -> Record:
-        return lambda rows, closing: record_group(world.db, rows, self.name, closing)
 
     def _told(self, group: Group, report: GroupReport) -> None:
         """In the recorder's thread: pass it on to the loop."""
