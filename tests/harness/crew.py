@@ -19,7 +19,7 @@ from batch.settings import load_settings
 from batch.simulator import Simulator
 from batch.storage import batches, files
 from batch.storage.batches import BatchRow
-from tests.harness.servers import Child, clean_environment, python
+from tests.harness.servers import Child, clean_environment, forget_the_killed, python
 from tests.harness.waiting import eventually
 from tests.harness.worlds import default_project, upload
 
@@ -126,5 +126,6 @@ def running_crew(database_url: str, valkey_url: str, simulator: Simulator, provi
         for child in crew.children.values():
             if child.is_running():
                 child.kill()
+        forget_the_killed(database_url)
         crew.world.close()
         shutil.rmtree(directory, ignore_errors=True)

@@ -28,7 +28,7 @@ from batch.storage.batches import BatchRow
 from batch.storage.engine import Database
 from batch.storage.migrate import migrate
 from batch.storage.projects import Project
-from tests.harness.servers import Child, clean_environment, python
+from tests.harness.servers import Child, clean_environment, forget_the_killed, python
 from tests.harness.waiting import eventually
 from tests.harness.worlds import create, default_project, load, read_lines
 
@@ -139,6 +139,7 @@ class Mill:
     def stop(self) -> None:
         for child in self._children:
             child.kill()
+        forget_the_killed(self.world.settings.resolved_database_url)
         with contextlib.suppress(Exception):
             self.valkey.stop()
         for simulator in self.simulators.values():

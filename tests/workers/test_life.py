@@ -14,7 +14,7 @@ from batch.operations.world import World
 from batch.storage.claims import claim_slices
 from batch.storage.tables import batches, slices
 from batch.storage.watch import claimable_lanes
-from tests.harness.servers import Child, clean_environment, python
+from tests.harness.servers import Child, clean_environment, forget_the_killed, python
 from tests.harness.waiting import eventually
 from tests.harness.worlds import ingest, jsonl, make_world, request_line
 from workers.life import Life, find_ended, forget_ended
@@ -52,8 +52,7 @@ def holder(world: World, tmp_path: Path) -> Iterator[Child]:
     eventually(lambda: "lives" in child.text(), 20)
     yield child
     child.kill()
-    for _, sign in find_ended(url):
-        forget_ended(sign)
+    forget_the_killed(url)
 
 
 def held(world: World) -> tuple[str, str | None]:
