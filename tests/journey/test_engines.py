@@ -13,7 +13,7 @@ import pytest
 
 from batch.cli.local_model import MODEL
 from tests.harness.engines import engine_table, needs_model, running_llamas
-from tests.harness.service import chat, running_service
+from tests.harness.service import Service, chat, running_service
 from tests.harness.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.local_model, needs_model]
@@ -72,9 +72,8 @@ def test_lines_over_one_document_are_sent_together_and_come_out_in_input_order()
     ]
     with running_llamas(1) as [server], running_service(engine_table([server.base_url])) as up:
         ended = up.run(lines, timeout_s=90)
-        shown = up.client.get("/v1/providers").json()
+        replicas = eventually(lambda: _replicas(up), 30, what="a beat tells of the engine")
     assert list(ended.lines) == [line["custom_id"] for line in lines]
-    replicas = next(row for row in shown["data"] if row["provider"] == "eng")["replicas"]
     assert replicas[0]["up"] is True and replicas[0]["version"].startswith("b")
 
 
@@ -99,6 +98,11 @@ def test_n_and_schema_hold_on_an_engine_that_ignores_them() -> None:
         assert line["error"]["code"] in {"json_schema_invalid", "truncated"}
     assert ended.report.get("emulated:n") == 1
     assert orjson.dumps(ended.report)
+
+
+def _replicas(up: Service) -> list[dict]:
+    shown = up.client.get("/v1/providers").json()["data"]
+    return next(row for row in shown if row["provider"] == "eng")["replicas"]
 
 
 def _descendants(pid: int) -> list[psutil.Process]:
