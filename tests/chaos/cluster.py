@@ -24,7 +24,7 @@ from batch.storage.migrate import migrate
 from tests.chaos.history import Event, History
 from tests.chaos.proxy import Link, Network
 from tests.harness.databases import PostgresCluster, free_port, postgres_cluster
-from tests.harness.servers import Child, clean_environment, python
+from tests.harness.servers import Child, clean_environment, forget_the_killed, python
 from tests.harness.waiting import eventually
 
 LEASE_S = 6.0
@@ -318,6 +318,7 @@ class Cluster:
         leaked = self._leaked()
         for child in self.children.values():
             child.kill()
+        forget_the_killed(self.database_url)
         self.network.close()
         return leaked
 
