@@ -17,7 +17,7 @@ from benchmarks.measure import HEADER, Scale, add_scale_flags, machine, progress
 PROGRAMS: dict[str, float] = {
     "simulator": 1.0,
     "e2e": 0.5,
-    "inflight": 0.5,
+    "inflight": 1.0,
     "ingest": 1.0,
     "upload_download": 0.5,
     "finalize": 1.0,
