@@ -13,7 +13,8 @@ from workers.pacer_source import SlotSource
 
 STEP_EVERY_S = 1.0
 HURRY_S = 0.15  # between two tellings of refusals
-_CROWDED = frozenset({FailureKind.RATE_CONCURRENCY, FailureKind.OVERLOADED, FailureKind.UNAVAILABLE})
+OVERLOADS = frozenset({FailureKind.OVERLOADED, FailureKind.UNAVAILABLE})
+_CROWDED = OVERLOADS | {FailureKind.RATE_CONCURRENCY}
 REFUSALS = _CROWDED | {FailureKind.RATE_LIMIT, FailureKind.RATE_DYNAMIC}
 
 

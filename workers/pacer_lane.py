@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from batch.domain.found_limit import Found
 from batch.domain.gcra import Cost
 from batch.domain.limits import Dimension, Limits, dimensions, start_utilisation
-from batch.domain.outcome import Failure, FailureKind, Success
+from batch.domain.outcome import Failure, Success
 from batch.providers.headers import RateReading
 from batch.settings import GIVE_BACK_ABOVE_S, PROBE_EVERY_S
-from workers.pacer_found import HURRY_S, Finder
+from workers.pacer_found import HURRY_S, OVERLOADS, REFUSALS, Finder
 from workers.pacer_share import Share
 from workers.pacer_source import SLOTS_AHEAD, LanePaused, Pause, SlotSource
 from workers.pacer_steps import Bucket
@@ -29,8 +29,6 @@ STRAY_WAIT_S = 1.0      # one 429 that asks for no more than this holds its line
 STRAYS_IN_A_ROW = 3
 NO_ANSWER_S, LONGEST_HOLD_S = 0.1, 8.0  # held per refusal in a row, where no limit is known
 USED_UP = "rate_used_up"  # a code that starts with rate_ is a wait, no failure of the provider
-_REFUSALS = frozenset({FailureKind.RATE_LIMIT, FailureKind.RATE_DYNAMIC, FailureKind.RATE_CONCURRENCY})
-_OVERLOADS = frozenset({FailureKind.OVERLOADED, FailureKind.UNAVAILABLE})
 
 
 class Permit:
@@ -148,10 +146,10 @@ class PacedLane:
         if isinstance(outcome, Success):
             self._in_a_row = 0
         elif outcome is not None:
-            if outcome.kind in _REFUSALS:
-                self._note_refusal(outcome.retry_after_s or 0.0)
-            elif outcome.kind in _OVERLOADS:
+            if outcome.kind in OVERLOADS:
                 self._note_overload()
+            elif outcome.kind in REFUSALS:
+                self._note_refusal(outcome.retry_after_s or 0.0)
             if not outcome.sent:
                 actual_tokens, actual_output = 0, 0
         if actual_tokens is not None and self.limits.charge in {"reserve_refund", "actual"}:

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from batch.clock import Clock
 from batch.domain.gcra import Cost, Grant, Meter
-from batch.domain.limits import Dimension
+from batch.domain.limits import Dimension, request_rate
 from batch.telemetry import emit
 from workers.pacer_steps import Bucket, Steps
 
@@ -82,8 +82,8 @@ class SlotSource:
 
     @property
     def rate(self) -> float | None:
-        """Calls per second that the tightest request rate allows; None when only tokens are limited."""
-        return min((dim.rate for dim in self.dims if dim.unit == "request"), default=None)
+        """Calls per second that the meters in force allow; None when only tokens are limited."""
+        return request_rate(self.dims)
 
     @property
     def ahead_s(self) -> float:

@@ -7,7 +7,7 @@ tokens count as `charge` says (PACING in docs/architecture.md).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -53,7 +53,7 @@ class Limits:
     @property
     def requests_per_second_bound(self) -> float | None:
         """The tightest of the request rates, as requests per second."""
-        return min((dim.rate for dim in dimensions(self) if dim.unit == "request"), default=None)
+        return request_rate(dimensions(self))
 
     def to_json(self) -> dict[str, Any]:
         shown = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "configured"}
@@ -135,6 +135,11 @@ def dimensions(limits: Limits) -> tuple[Dimension, ...]:
         if name not in found or dim.rate < found[name].rate:
             found[name] = dim
     return tuple(found.values())
+
+
+def request_rate(dims: Iterable[Dimension]) -> float | None:
+    """Requests per second that the tightest of these allows; None when only tokens are limited."""
+    return min((dim.rate for dim in dims if dim.unit == "request"), default=None)
 
 
 def start_utilisation(limits: Limits) -> tuple[float, float]:
