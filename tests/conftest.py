@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from batch.operations.world import World
 from batch.storage.engine import Database
 from batch.storage.migrate import migrate
 from tests.harness.databases import fresh_postgres, postgres_cluster
 from tests.harness.servers import running_valkey
+from tests.harness.worlds import make_world
 
 
 @pytest.fixture(scope="session")
@@ -78,3 +80,11 @@ def sqlite_db(sqlite_url: str) -> Iterator[Database]:
     database = Database(sqlite_url)
     yield database
     database.close()
+
+
+@pytest.fixture
+def world(database_url: str, tmp_path: Path) -> Iterator[World]:
+    """Settings by default, files in a temporary directory, one provider; once per database."""
+    opened = make_world(database_url, tmp_path / "data")
+    yield opened
+    opened.close()

@@ -1,4 +1,4 @@
-"""A world on each database."""
+"""A world on SQLite; `world`, on each database, stands in tests/conftest.py."""
 
 from __future__ import annotations
 
@@ -12,16 +12,8 @@ from tests.harness.worlds import make_world
 
 
 @pytest.fixture
-def world(database_url: str, tmp_path: Path) -> Iterator[World]:
-    """Settings by default, files in a temporary directory, one provider; once per database."""
-    opened = make_world(database_url, tmp_path / "data")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def sqlite_world(sqlite_url: str, tmp_path: Path) -> Iterator[World]:
-    """The same on SQLite alone, for behaviour that no database can change."""
+    """For behaviour that no database can change."""
     opened = make_world(sqlite_url, tmp_path / "data")
     yield opened
     opened.close()

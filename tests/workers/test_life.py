@@ -16,7 +16,7 @@ from batch.storage.tables import batches, slices
 from batch.storage.watch import claimable_lanes
 from tests.harness.servers import Child, clean_environment, forget_the_killed, python
 from tests.harness.waiting import eventually
-from tests.harness.worlds import ingest, jsonl, make_world, request_line
+from tests.harness.worlds import ingest, jsonl, request_line
 from workers.life import Life, find_ended, forget_ended
 from workers.sweeps import run_sweep
 
@@ -29,13 +29,6 @@ life = Life(sys.argv[1], "holder")
 print("lives", flush=True)
 time.sleep(600)
 """
-
-
-@pytest.fixture
-def world(database_url: str, tmp_path: Path) -> Iterator[World]:
-    opened = make_world(database_url, tmp_path / "data")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -18,17 +18,10 @@ from batch.storage.sweeps import SWEEP_LEASE_S, due_sweeps, ensure_sweeps, finis
 from batch.storage.tables import batches, files, slices, sweeps
 from batch.storage.watch import claimable_lanes
 from tests.harness.rows import lapse_leases
-from tests.harness.worlds import create, ingest, jsonl, make_world, request_line, upload
+from tests.harness.worlds import create, ingest, jsonl, request_line, upload
 from workers import jobs as jobs_module
 from workers.jobs import Jobs
 from workers.sweeps import SWEEPS, run_sweep
-
-
-@pytest.fixture
-def world(database_url: str, tmp_path):  # type: ignore[no-untyped-def]
-    opened = make_world(database_url, tmp_path / "data")
-    yield opened
-    opened.close()
 
 
 def lines(count: int = 3) -> bytes:
