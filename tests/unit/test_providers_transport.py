@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal
 
 import httpx
@@ -202,8 +202,15 @@ def test_silence_ends_with_the_calls_own_time_limit(kind: Kind) -> None:
     assert (fault.kind, fault.sent) == (FailureKind.TIMEOUT, True)
 
 
-def test_a_cancelled_stream_hangs_up(kind: Kind) -> None:
+def test_a_cancelled_stream_hangs_up(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines stop generating when the client goes away."""
+    head_read, is_sse = asyncio.Event(), transport._is_sse
+
+    def look(headers: Mapping[str, str]) -> bool:
+        head_read.set()
+        return is_sse(headers)
+
+    monkeypatch.setattr(transport, "_is_sse", look)
 
     async def script(received: Received, writer: asyncio.StreamWriter) -> None:
         writer.write(SSE_HEAD)
@@ -215,9 +222,7 @@ def test_a_cancelled_stream_hangs_up(kind: Kind) -> None:
     async def use(sender: Transport, upstream: Upstream) -> None:
         call = asyncio.create_task(post(sender, upstream.url, stream=True, timeout_s=30))
         async with asyncio.timeout(10):
-            while not upstream.requests:
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.1)  # let the head arrive
+            await head_read.wait()
             call.cancel()
             while not upstream.hang_ups:
                 await asyncio.sleep(0.01)
